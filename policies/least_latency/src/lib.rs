@@ -1,14 +1,14 @@
-//! Least latency: of two backends drawn by weight, the one with the lower `latency * (active + 1)`.
-//! This is Finagle's Peak EWMA (`com.twitter.finagle.loadbalancer.PeakEwma`), applied to the
-//! connect time that the balancer measures.
+//! Least latency: the backend with the lowest `latency * (sessions + 1)`, of all if they are few, else of
+//! two drawn by weight. This is Finagle's Peak EWMA (`com.twitter.finagle.loadbalancer.PeakEwma`), applied
+//! to the connect time that the balancer measures.
 //!
 //! Use it when backends are at different distances, or slow down under load. A rising latency
 //! counts at once and a falling one gradually, so a backend that slows down is avoided before its
 //! queue is long. UDP has no handshake; there this policy is the power of two choices.
 //!
-//! Invariant: a pick examines two backends, drawn by weight alone. So a slow backend is drawn as
-//! often as a fast one, and gets a session, which measures it again, whenever the other one is busy
-//! enough.
+//! Invariant: a slow backend is measured again. Its latency counts as long as sessions confirm it; without
+//! any it decays, so a backend that is `n` times as slow as the others gets a session at the latest after
+//! `decay_ms * ln(n)` or so.
 
 use serde::Deserialize;
 use waxwing_sdk::choice::WeightedRandom;
@@ -19,7 +19,8 @@ use waxwing_sdk::{Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Decay time of a latency peak, in milliseconds. After this time a third of the peak is left.
+    /// Decay time of a latency peak, and of the latency of a backend without new sessions, in milliseconds.
+    /// After this time a third is left.
     decay_ms: u32,
     /// Cost factor of a backend that refuses every session; one that refuses a tenth of them costs
     /// a tenth of that more. 0 ignores failures.
@@ -41,6 +42,8 @@ pub struct LeastLatency {
     penalty_per_ppm: f64,
     backends: WeightedRandom,
     peaks: PerBackend<Peak>,
+    /// The lowest latency of the previous pick, in microseconds.
+    fastest_us: f64,
     random: Random,
 }
 
@@ -58,6 +61,7 @@ impl Policy for LeastLatency {
             penalty_per_ppm: f64::from(config.failure_penalty) / 1e6,
             backends: WeightedRandom::default(),
             peaks: PerBackend::default(),
+            fastest_us: 1.0,
             random: Random::new(backends.seed()),
         };
         least.backends_changed(backends)?;
@@ -65,18 +69,18 @@ impl Policy for LeastLatency {
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        let random = (self.random.next(), self.random.next());
-        let two = self.backends.pick_two(random);
-        let two = two.and_then(|(a, b)| Some((backends.get(a)?, backends.get(b)?)));
-        let Some((a, b)) = two else {
-            return Pick::Fallback;
-        };
-        let now_ms = backends.now_ms();
-        let (of_a, of_b) = (self.latency(&a, now_ms), self.latency(&b, now_ms));
-        // A backend without a measurement is assumed to be like the other.
-        let cost_a = of_a.or(of_b).unwrap_or(1.0) * self.burden(&a);
-        let cost_b = of_b.or(of_a).unwrap_or(1.0) * self.burden(&b);
-        Pick::from(if cost_b < cost_a { b } else { a })
+        let mut fastest_us: Option<f64> = None;
+        let least = self.backends.least(&mut self.random, backends, |backend| {
+            let peak = self.peaks.get_mut(backend.index());
+            let us = peak.and_then(|peak| peak.look(backend, backends.now_ms(), self.decay_ms));
+            if let Some(us) = us {
+                fastest_us = Some(fastest_us.map_or(us, |fastest| fastest.min(us)));
+            }
+            // A backend without a measurement gets one soon if it is assumed to be fast.
+            us.unwrap_or(self.fastest_us) * burden(backend, self.penalty_per_ppm)
+        });
+        self.fastest_us = fastest_us.unwrap_or(self.fastest_us);
+        least.into()
     }
 
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
@@ -86,21 +90,11 @@ impl Policy for LeastLatency {
     }
 }
 
-impl LeastLatency {
-    /// Returns a backend's latency in microseconds, or what is left of a higher peak.
-    fn latency(&mut self, backend: &Backend<'_>, now_ms: u64) -> Option<f64> {
-        let latency_us = f64::from(backend.latency_us()?);
-        let peak = self.peaks.get_mut(backend.index())?;
-        Some(peak.look(latency_us, now_ms, self.decay_ms))
-    }
-
-    /// Returns the cost of a session per unit of latency: the sessions that share the backend, and
-    /// its failures.
-    fn burden(&self, backend: &Backend<'_>) -> f64 {
-        let sessions = f64::from(backend.load()) + 1.0;
-        let failures = f64::from(backend.failures_ppm()) * self.penalty_per_ppm;
-        sessions * (1.0 + failures) / f64::from(backend.weight())
-    }
+/// Returns the cost of a session per unit of latency: the sessions that share the backend, and its failures.
+fn burden(backend: &Backend<'_>, penalty_per_ppm: f64) -> f64 {
+    let sessions = f64::from(backend.load()) + 1.0;
+    let failures = f64::from(backend.failures_ppm()) * penalty_per_ppm;
+    sessions * (1.0 + failures) / f64::from(backend.weight())
 }
 
 /// A latency that rises at once and decays slowly.
@@ -108,17 +102,40 @@ impl LeastLatency {
 struct Peak {
     us: f64,
     looked_ms: u64,
+    /// The backend's sessions so far. More of them confirm its latency.
+    sessions: Option<u64>,
 }
 
 impl Peak {
-    /// Updates the peak. It decays exponentially, by one implicit step per look, which is exact
-    /// arithmetic in Wasm and natively, and never falls below the latency.
-    fn look(&mut self, latency_us: f64, now_ms: u64, decay_ms: f64) -> f64 {
+    /// Returns the backend's latency in microseconds, or what is left of a higher one; `None` if it was
+    /// not measured.
+    fn look(&mut self, backend: &Backend<'_>, now_ms: u64, decay_ms: f64) -> Option<f64> {
+        let latency_us = f64::from(backend.latency_us()?);
+        let sessions = Some(backend.sessions_total());
+        let is_confirmed = self.sessions != sessions;
+        self.sessions = sessions;
         let elapsed_ms = now_ms.saturating_sub(self.looked_ms);
-        let elapsed_ms = f64::from(u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
-        let above = (self.us - latency_us).max(0.0);
-        self.us = latency_us + above * decay_ms / (decay_ms + elapsed_ms);
         self.looked_ms = now_ms;
+        Some(self.decay(latency_us, is_confirmed, elapsed_ms, decay_ms))
+    }
+
+    /// Decays exponentially, by one implicit step per look, which is exact arithmetic in Wasm and natively:
+    /// a confirmed latency never falls below what was measured, another one decays to nothing. A
+    /// measurement that is higher counts at once.
+    fn decay(
+        &mut self,
+        latency_us: f64,
+        is_confirmed: bool,
+        elapsed_ms: u64,
+        decay_ms: f64,
+    ) -> f64 {
+        let elapsed_ms = f64::from(u32::try_from(elapsed_ms).unwrap_or(u32::MAX));
+        let left = decay_ms / (decay_ms + elapsed_ms);
+        self.us = if is_confirmed {
+            latency_us + (self.us - latency_us).max(0.0) * left
+        } else {
+            self.us * left
+        };
         self.us
     }
 }
@@ -196,19 +213,21 @@ mod tests {
     #[test]
     fn a_peak_decays_to_a_third_in_decay_ms_for_any_number_of_looks() {
         for steps in [20, 100, 1_000, 10_000] {
-            let mut peak = Peak::default();
-            peak.look(1_001_000.0, 0, 10_000.0);
-            let mut us = 0.0;
-            for step in 1..=steps {
-                us = peak.look(1_000.0, step * 10_000 / steps, 10_000.0);
+            for (is_confirmed, at_last) in [(true, 1_000.0), (false, 0.0)] {
+                let mut peak = Peak::default();
+                peak.decay(1_000_000.0 + at_last, true, 0, 10_000.0);
+                let mut us = 0.0;
+                for _ in 0..steps {
+                    us = peak.decay(1_000.0, is_confirmed, 10_000 / steps, 10_000.0);
+                }
+                let left = (us - at_last) / 1_000_000.0;
+                assert!((0.36..0.38).contains(&left), "{steps} steps: {left}");
             }
-            let left = (us - 1_000.0) / 1_000_000.0;
-            assert!((0.36..0.38).contains(&left), "{steps} steps: {left}");
         }
     }
 
     #[test]
-    fn a_backend_without_a_measurement_is_assumed_average() {
+    fn a_backend_without_a_measurement_is_assumed_to_be_fast() {
         let mut simulator = simulator("{}", &[1_000, 1_000, 0]);
         let got = sessions(&mut simulator, 10_000);
         assert!(
@@ -219,6 +238,23 @@ mod tests {
         let mut simulator = self::simulator("{}", &[0, 0, 0]);
         simulator.run(10_000);
         assert!(simulator.fairness() > 0.999);
+    }
+
+    #[test]
+    fn a_backend_that_was_slow_is_measured_again_under_low_load() {
+        let mut simulator = simulator("{}", &[1_000, 1_000, 1_000, 1_000_000]);
+        simulator.sessions_per_s = 10;
+        // No other backend ever has two sessions.
+        simulator.durations = Durations::Fixed(10);
+        sessions(&mut simulator, 10_000);
+        let first_minute = sessions(&mut simulator, 50_000);
+        let second_minute = sessions(&mut simulator, 60_000);
+        assert_eq!(first_minute[3], 0, "a thousand times as slow");
+        assert!((1..=2).contains(&second_minute[3]), "{second_minute:?}");
+        simulator.backends_mut()[3].latency_us = 1_000;
+        sessions(&mut simulator, 100_000);
+        let recovered = sessions(&mut simulator, 100_000);
+        assert!(recovered[3] > 150, "{recovered:?}");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! takes the excess. Use it for cheap or near servers first, with rented or distant ones for the
 //! peak (IPVS's `ovf` does the same server by server: `net/netfilter/ipvs/ip_vs_ovf.c`).
 //!
-//! In a group, the less loaded of two backends drawn by weight gets the session. When all groups
-//! are full, the group with the lowest load per weight takes it.
+//! In a group, the less loaded backend gets the session: of all if they are few, else of two drawn by
+//! weight. When all groups are full, the group with the lowest load per weight takes it.
 //!
-//! Invariant: a pick examines two backends and the sums of at most [`GROUPS_MAX`] groups. The sums
-//! are recounted every ten milliseconds and include this worker's own picks since then, so a group
-//! exceeds its limit by at most the other workers' sessions of that time.
+//! Invariant: a pick examines the backends of one group as [`WeightedRandom::least`] does, and the sums of
+//! at most [`GROUPS_MAX`] groups. The sums are counted once a millisecond and include this worker's own
+//! picks since then. So a group exceeds its limit by at most the other workers' sessions of that time, and
+//! sends no session on because of one that ended before.
 
 use std::cmp::Ordering;
 
@@ -15,9 +16,6 @@ use serde::Deserialize;
 use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
 use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, group};
-
-/// Oldest age of a group's sum, in milliseconds.
-const TICK_MS: u32 = 10;
 
 /// Most groups.
 pub const GROUPS_MAX: usize = 64;
@@ -38,6 +36,8 @@ pub struct Overflow {
     config: Config,
     groups: Vec<Tier>,
     random: Random,
+    /// When the groups' sessions were counted.
+    counted_ms: u64,
     first: u64,
     overflowed: u64,
     beyond: u64,
@@ -55,7 +55,6 @@ struct Tier {
 
 impl Policy for Overflow {
     type Config = Config;
-    const TICK_MS: u32 = TICK_MS;
     const COUNTERS: &'static [&'static str] = &["first", "overflowed", "beyond"];
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
@@ -70,6 +69,7 @@ impl Policy for Overflow {
             config,
             groups: Vec::new(),
             random: Random::new(backends.seed()),
+            counted_ms: 0,
             first: 0,
             overflowed: 0,
             beyond: 0,
@@ -79,6 +79,10 @@ impl Policy for Overflow {
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
+        // Counting examines all backends; once a millisecond is enough.
+        if self.counted_ms != backends.now_ms() {
+            self.count(backends);
+        }
         let per_weight = u64::from(self.config.sessions_per_weight);
         let has_room = |tier: &&mut Tier| tier.sessions < tier.weight.saturating_mul(per_weight);
         let (tier, counter) = if let Some(tier) = self.groups.iter_mut().find(has_room) {
@@ -111,19 +115,22 @@ impl Policy for Overflow {
         }
         let tier = |(at, tag): (usize, &u32)| Tier::new(at == 0, *tag, backends);
         self.groups = order.iter().enumerate().filter_map(tier).collect();
-        self.tick(backends);
+        self.count(backends);
         Ok(())
-    }
-
-    fn tick(&mut self, backends: &Backends<'_>) {
-        for tier in &mut self.groups {
-            let of_group = tier.indices.iter().filter_map(|index| backends.get(*index));
-            tier.sessions = of_group.map(|backend| u64::from(backend.load())).sum();
-        }
     }
 
     fn counters(&self, values: &mut [u64]) {
         values.copy_from_slice(&[self.first, self.overflowed, self.beyond]);
+    }
+}
+
+impl Overflow {
+    fn count(&mut self, backends: &Backends<'_>) {
+        for tier in &mut self.groups {
+            let of_group = tier.indices.iter().filter_map(|index| backends.get(*index));
+            tier.sessions = of_group.map(|backend| u64::from(backend.load())).sum();
+        }
+        self.counted_ms = backends.now_ms();
     }
 }
 
@@ -184,7 +191,7 @@ mod tests {
         ] {
             driver.pick_all(testing::flows(1).take(more));
             assert_eq!(driver.loads(), expected);
-            driver.tick(10);
+            driver.host_mut().now_ms += 1;
         }
         assert_eq!(driver.counters(), [30, 50, 80]);
     }
@@ -205,6 +212,19 @@ mod tests {
         backends.truncate(0);
         driver.set_backends(&backends).unwrap();
         assert_eq!(driver.pick_all(testing::flows(1).take(1)), [Pick::Fallback]);
+    }
+
+    #[test]
+    fn a_session_that_ended_makes_room_at_once() {
+        let backends = backends(&[(1, 1), (1, 1), (2, 1)]);
+        let mut driver = Driver::<Overflow>::start(TEN, &backends, 1).unwrap();
+        driver.pick_all(testing::flows(1).take(20));
+        for flow in testing::flows(2).take(100) {
+            driver.close(0, 1);
+            driver.host_mut().now_ms += 1;
+            assert_eq!(driver.pick(&[flow]), [Pick::Backend(0)]);
+        }
+        assert_eq!(driver.loads(), [10, 10, 0]);
     }
 
     #[test]

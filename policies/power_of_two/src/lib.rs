@@ -1,12 +1,14 @@
 //! The power of two choices: of two backends drawn at random by weight, the one with fewer sessions
 //! per unit of weight (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE
-//! TPDS 2001; nginx's `random two least_conn`, Envoy's least request).
+//! TPDS 2001; nginx's `random two least_conn`, Envoy's least request). Up to
+//! [`WeightedRandom::COMPARED_MAX`] backends are all compared, which costs no more than drawing two:
+//! then it is `least_connections`, with ties by weight and at random.
 //!
 //! Use it instead of `least_connections` with very many backends, or with several balancers in
 //! front of the same ones: balancers that all seek the least loaded backend would find the same one
 //! and overload it. Two choices are nearly as even, at a constant cost.
 //!
-//! Invariant: a pick examines two backends, which differ if there are two.
+//! Invariant: a pick examines all backends of a few, and of more than a few two different ones.
 
 use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
@@ -28,7 +30,7 @@ impl Policy for PowerOfTwo {
     }
 
     fn pick(&mut self, _: &Flow<'_>, backends: &Backends<'_>) -> Pick {
-        // The first one on a tie, so that idle backends share by weight.
+        // Ties go by weight, so idle backends share by weight.
         let backend = self.backends.less_loaded(&mut self.random, backends);
         backend.into()
     }

@@ -56,6 +56,10 @@ struct Part {
 }
 
 impl WeightedRandom {
+    /// Most backends that [`WeightedRandom::least`] compares all of: about as many as cost no more than
+    /// drawing two.
+    pub const COMPARED_MAX: usize = 16;
+
     /// Makes the choice among those of the backends that have weight.
     #[must_use]
     pub fn new<'a>(backends: impl IntoIterator<Item = Backend<'a>>) -> Self {
@@ -94,20 +98,74 @@ impl WeightedRandom {
         Some((part.index, second.index))
     }
 
-    /// Draws two backends with [`WeightedRandom::pick_two`] and returns the less loaded one, the first
-    /// if they are equally loaded; `None` if there are no backends.
+    /// Returns the less loaded backend, as [`WeightedRandom::least`] does by [`Load::of`].
     pub fn less_loaded<'a>(
         &self,
         random: &mut Random,
         backends: &Backends<'a>,
     ) -> Option<Backend<'a>> {
+        self.least(random, backends, Load::of)
+    }
+
+    /// Returns the backend with the lowest cost; `None` if there are no backends.
+    ///
+    /// Up to [`WeightedRandom::COMPARED_MAX`] backends are all compared. Of more, two are drawn with
+    /// [`WeightedRandom::pick_two`] and compared. Backends of equal cost are chosen at random by weight.
+    pub fn least<'a, C: PartialOrd>(
+        &self,
+        random: &mut Random,
+        backends: &Backends<'a>,
+        mut cost: impl FnMut(&Backend<'a>) -> C,
+    ) -> Option<Backend<'a>> {
+        if self.parts.len() <= Self::COMPARED_MAX {
+            return self.least_of_all(random, backends, cost);
+        }
         let (first, second) = self.pick_two((random.next(), random.next()))?;
         let (first, second) = (backends.get(first)?, backends.get(second)?);
-        Some(if Load::of(&second) < Load::of(&first) {
+        // The first one on a tie: it was drawn by weight alone.
+        Some(if cost(&second) < cost(&first) {
             second
         } else {
             first
         })
+    }
+
+    fn least_of_all<'a, C: PartialOrd>(
+        &self,
+        random: &mut Random,
+        backends: &Backends<'a>,
+        mut cost: impl FnMut(&Backend<'a>) -> C,
+    ) -> Option<Backend<'a>> {
+        let mut least: Option<(C, Backend<'a>)> = None;
+        let (mut start, mut weight_of_equals) = (0, 0);
+        for part in &self.parts {
+            let weight = part.end - start;
+            start = part.end;
+            let Some(backend) = backends.get(part.index) else {
+                continue;
+            };
+            let cost = cost(&backend);
+            let order = match &least {
+                None => Some(Ordering::Less),
+                Some((least, _)) => cost.partial_cmp(least),
+            };
+            let is_chosen = match order {
+                Some(Ordering::Less) => {
+                    weight_of_equals = weight;
+                    true
+                }
+                // Each of the equals so far keeps its probability (reservoir sampling).
+                Some(Ordering::Equal) => {
+                    weight_of_equals += weight;
+                    random.below(weight_of_equals) < weight
+                }
+                _ => false,
+            };
+            if is_chosen {
+                least = Some((cost, backend));
+            }
+        }
+        least.map(|(_, backend)| backend)
     }
 
     fn total(&self) -> u64 {

@@ -75,6 +75,62 @@ fn pick_two_returns_two_backends_each_by_weight() {
 }
 
 #[test]
+fn the_least_of_a_few_is_found_wherever_it_is() {
+    for count in [1, 2, 7, WeightedRandom::COMPARED_MAX] {
+        for least in 0..count {
+            let mut records = testing::backends(&vec![1; count]);
+            records.iter_mut().for_each(|record| record.active = 9);
+            records[least].active = 8;
+            let weighted = WeightedRandom::new(view(&records).available());
+            let mut random = Random::new(1);
+            let found = weighted.less_loaded(&mut random, &view(&records));
+            assert_eq!(found.unwrap().index(), least, "of {count}");
+        }
+    }
+}
+
+#[test]
+fn equally_loaded_backends_are_chosen_by_weight() {
+    // The last is busier; the others are compared with it or drawn beside it.
+    for more in [0, WeightedRandom::COMPARED_MAX] {
+        let mut weights = vec![1, 2, 3];
+        weights.extend(vec![1; more]);
+        let mut records = testing::backends(&weights);
+        records.extend(testing::backends(&[100]));
+        records.last_mut().unwrap().active = 500;
+        let backends = view(&records);
+        let weighted = WeightedRandom::new(backends.available());
+        let mut random = Random::new(1);
+        let mut counts = vec![0; records.len()];
+        for _ in 0..200_000 {
+            counts[weighted
+                .less_loaded(&mut random, &backends)
+                .unwrap()
+                .index()] += 1;
+        }
+        let (busy, equals) = counts.split_last().unwrap();
+        assert_eq!(*busy, 0);
+        assert!(overload(equals, &weights) < 0.05, "{counts:?}");
+    }
+}
+
+#[test]
+fn of_many_two_are_compared() {
+    let mut records = testing::backends(&[1; WeightedRandom::COMPARED_MAX + 1]);
+    records.iter_mut().for_each(|record| record.active = 9);
+    records[3].active = 0;
+    let backends = view(&records);
+    let weighted = WeightedRandom::new(backends.available());
+    let mut random = Random::new(1);
+    let mut idle_ones = 0;
+    for _ in 0..17_000 {
+        let found = weighted.less_loaded(&mut random, &backends).unwrap();
+        idle_ones += u32::from(found.index() == 3);
+    }
+    assert!(idle_ones.abs_diff(2_000) < 200, "{idle_ones} of 2000");
+}
+
+#[test]
 fn loads_compare_as_exact_fractions() {
     let most = u64::from(u32::MAX) + 1;
     let cases = [
