@@ -15,7 +15,7 @@ use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
 use waxwing_sdk::{Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy, export_policy};
 
-/// `policy_config = { decay_ms = 10000, failure_penalty = 100 }`.
+/// `policy_config = { decay_ms = 10000, failure_penalty = 100, tolerance_us = 1000 }`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -25,6 +25,9 @@ pub struct Config {
     /// Cost factor of a backend that refuses every session; one that refuses a tenth of them costs
     /// a tenth of that more. 0 ignores failures.
     failure_penalty: u32,
+    /// Added to each latency, in microseconds, so that differences far below it do not count. In one rack they
+    /// are noise: what a server's scheduler or an interrupt added to one handshake.
+    tolerance_us: u32,
 }
 
 impl Default for Config {
@@ -32,6 +35,7 @@ impl Default for Config {
         Self {
             decay_ms: 10_000,
             failure_penalty: 100,
+            tolerance_us: 1_000,
         }
     }
 }
@@ -40,6 +44,7 @@ impl Default for Config {
 pub struct LeastLatency {
     decay_ms: f64,
     penalty_per_ppm: f64,
+    tolerance_us: f64,
     backends: WeightedRandom,
     peaks: PerBackend<Peak>,
     /// The lowest latency of the previous pick, in microseconds.
@@ -59,8 +64,10 @@ impl Policy for LeastLatency {
         let mut least = Self {
             decay_ms: f64::from(config.decay_ms),
             penalty_per_ppm: f64::from(config.failure_penalty) / 1e6,
+            tolerance_us: f64::from(config.tolerance_us),
             backends: WeightedRandom::default(),
             peaks: PerBackend::default(),
+            // Without tolerance, sessions must count before anything was measured.
             fastest_us: 1.0,
             random: Random::new(backends.seed()),
         };
@@ -77,7 +84,8 @@ impl Policy for LeastLatency {
                 fastest_us = Some(fastest_us.map_or(us, |fastest| fastest.min(us)));
             }
             // A backend without a measurement gets one soon if it is assumed to be fast.
-            us.unwrap_or(self.fastest_us) * burden(backend, self.penalty_per_ppm)
+            let us = us.unwrap_or(self.fastest_us) + self.tolerance_us;
+            us * burden(backend, self.penalty_per_ppm)
         });
         self.fastest_us = fastest_us.unwrap_or(self.fastest_us);
         least.into()
@@ -179,6 +187,16 @@ mod tests {
         assert!(got[2] < got[0] * 3 / 4 && got[2] > got[0] / 4, "{got:?}");
         // Twenty times slower: few sessions, but more than none.
         assert!(got[3] < got[0] / 5 && got[3] > 0, "{got:?}");
+    }
+
+    #[test]
+    fn noise_below_the_tolerance_does_not_count() {
+        let mut tolerant = simulator("{}", &[100, 300]);
+        let got = sessions(&mut tolerant, 10_000);
+        assert!(got[1] > got[0] * 8 / 10, "{got:?}");
+        let mut exact = simulator(r#"{"tolerance_us": 0}"#, &[100, 300]);
+        let got = sessions(&mut exact, 10_000);
+        assert!(got[1] < got[0] / 2, "{got:?}");
     }
 
     #[test]
@@ -288,6 +306,7 @@ mod tests {
         let cases = r#"
             {"decay_ms": 0} => like 10000
             {"failure_penalty": -1} => policy_config.failure_penalty
+            {"tolerance_us": -1} => policy_config.tolerance_us
             {"decay": 5} => unknown field `decay`
         "#;
         testing::assert_config_errors(cases, |config| {

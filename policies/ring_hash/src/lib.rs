@@ -3,6 +3,10 @@
 //! share of the sessions (Karger et al., STOC 1997; Mirrokni, Thorup, Zadimoghaddam, "Consistent
 //! Hashing with Bounded Loads", SODA 2018; HAProxy's `hash-balance-factor`).
 //!
+//! Room is whole sessions. As in HAProxy (`chash_server_is_eligible`), the sum of all room is `bound` times
+//! the sessions, rounded up once, and at least one session has room on each backend. Rounding up for each
+//! backend would let few sessions pile up on one.
+//!
 //! Use it when flows should find their backend again but no backend may be overloaded: when
 //! sessions differ in length, or a few clients have most of them. Flows without room go on to the
 //! next backend on the ring, always the same one. The fewer sessions there are, the more often this
@@ -49,8 +53,8 @@ pub struct RingHash {
     config: Config,
     /// Points in ring order: 48 bits of position, 16 bits of backend index.
     ring: Vec<u64>,
-    /// Sum over all available backends.
-    weight: u64,
+    /// The sum of the weights of the available backends up to each one, by index.
+    weights_up_to: Vec<f64>,
     /// Active and half-open sessions of all available backends at the start of the batch, and the picks
     /// since then.
     sessions: u64,
@@ -75,7 +79,7 @@ impl Policy for RingHash {
         let mut ring_hash = Self {
             config,
             ring: Vec::new(),
-            weight: backends.available().map(|b| u64::from(b.weight())).sum(),
+            weights_up_to: weights_up_to(backends),
             sessions: 0,
             counted_ms: 0,
         };
@@ -106,15 +110,32 @@ impl RingHash {
         let (before, behind) = self.ring.split_at(start);
         let walk = behind.iter().chain(before).take(WALK_MAX);
         let walk = walk.filter_map(|point| backends.get((point & 0xffff) as usize));
-        // Sessions per unit of weight, including the new one.
-        let share = self.sessions as f64 / self.weight as f64;
-        let bound = self.config.bound * share;
-        let has_room =
-            |backend: &Backend<'_>| f64::from(backend.load()) < bound * f64::from(backend.weight());
+        let room = (self.config.bound * self.sessions as f64).ceil();
+        let weight = self.weights_up_to.last().copied().unwrap_or_default();
+        let per_weight = room / weight;
+        let has_room = |backend: &Backend<'_>| {
+            let end = self.weights_up_to.get(backend.index());
+            let end = end.copied().unwrap_or_default();
+            let start = end - f64::from(backend.weight());
+            // Rounded at the borders between backends, so that the sum stays.
+            let slots = (end * per_weight).floor() - (start * per_weight).floor();
+            f64::from(backend.load()) < slots.max(1.0)
+        };
         walk.clone()
             .find(has_room)
             .or_else(|| walk.min_by_key(Load::of))
     }
+}
+
+fn weights_up_to(backends: &Backends<'_>) -> Vec<f64> {
+    let mut sum = 0.0;
+    let add = |backend: Backend<'_>| {
+        if backend.is_available() {
+            sum += f64::from(backend.weight());
+        }
+        sum
+    };
+    backends.iter().map(add).collect()
 }
 
 /// Places the points. A backend's points are the first ones of a random sequence, so another number

@@ -61,6 +61,26 @@ fn no_backend_exceeds_the_bound() {
 }
 
 #[test]
+fn few_sessions_do_not_pile_up() {
+    for sessions in 1..40_u32 {
+        let mut driver = driver("{}", &testing::backends(&[1; 4]));
+        let picks = driver.pick_all(testing::flows(u64::from(sessions)).take(sessions as usize));
+        let room = (f64::from(sessions) * 1.25).ceil() / 4.0;
+        let most = counts(&picks, 4).into_iter().max().unwrap();
+        assert!(
+            most as f64 <= room.ceil(),
+            "{most} of {sessions}, with room {room}"
+        );
+        // Not every backend has the rounded-up room: their sum is that of all.
+        let full = counts(&picks, 4)
+            .into_iter()
+            .filter(|n| *n as f64 > room.max(1.0));
+        let rounded_up = (room.fract() * 4.0).round() as usize;
+        assert!(full.count() <= rounded_up, "{sessions}: {picks:?}");
+    }
+}
+
+#[test]
 fn flows_without_room_go_on_to_the_same_backend() {
     let mut driver = driver("{}", &testing::backends(&[1; 10]));
     for flow in testing::flows(1).take(50) {
