@@ -5,6 +5,7 @@
 //! are bound again in copy mode.
 
 use std::io;
+use std::mem;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,6 @@ use xsk_rs::config::{
 };
 use xsk_rs::socket::Socket;
 use xsk_rs::umem::Umem;
-use xsk_rs::umem::frame::FrameDesc;
 
 use crate::error::system_cause;
 use crate::frame::Chunk;
@@ -51,11 +51,19 @@ pub(crate) struct QueueSocket {
     pub(crate) counts: CountsOwner,
 }
 
+/// A UMEM of which the kernel holds no chunk.
+struct Memory {
+    umem: Umem,
+    chunks: Vec<Chunk>,
+}
+
 /// A queue that could not be bound.
 struct BindError {
     interface: String,
     queue: u32,
     source: io::Error,
+    /// The UMEM, if no other queue was bound to it.
+    unused: Option<Memory>,
 }
 
 /// Binds every queue of `interfaces` in the mode of `options`.
@@ -73,13 +81,16 @@ pub(crate) fn bind_all(
     };
     let mtu_lower = (buffers == Buffers::Several).then(|| options.mtu_max(Buffers::One));
     let mut why = None;
+    let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
+    let mut memory = create_umem(options, queues)?;
     if options.zero_copy != ZeroCopy::Off {
-        match bind_as(interfaces, options, BindFlags::XDP_ZEROCOPY | flags)? {
+        match bind_as(memory, interfaces, options, BindFlags::XDP_ZEROCOPY | flags) {
             Ok(sockets) => return Ok(sockets),
             Err(BindError {
                 interface,
                 queue,
                 source,
+                unused,
             }) => {
                 if options.zero_copy == ZeroCopy::Require {
                     return Err(XdpError::NoZeroCopy {
@@ -93,10 +104,15 @@ pub(crate) fn bind_all(
                 why = Some(format!(
                     "{interface} queue {queue}: no zero-copy{for_jumbo} ({source})"
                 ));
+                // Making it takes longer than all else here, because its pages are zeroed.
+                memory = match unused {
+                    Some(memory) => memory,
+                    None => create_umem(options, queues)?,
+                };
             }
         }
     }
-    match bind_as(interfaces, options, BindFlags::XDP_COPY | flags)? {
+    match bind_as(memory, interfaces, options, BindFlags::XDP_COPY | flags) {
         Ok(sockets) => Ok(Sockets { why, ..sockets }),
         Err(error) => Err(copy_mode_error(error, mtu_lower)),
     }
@@ -108,6 +124,7 @@ fn copy_mode_error(error: BindError, mtu_lower: Option<u32>) -> XdpError {
         interface,
         queue,
         source,
+        ..
     } = error;
     match (source.raw_os_error(), mtu_lower) {
         (Some(libc::EINVAL | libc::EOPNOTSUPP), Some(mtu_lower)) => XdpError::NoJumbo {
@@ -123,16 +140,12 @@ fn copy_mode_error(error: BindError, mtu_lower: Option<u32>) -> XdpError {
 }
 
 fn bind_as(
+    memory: Memory,
     interfaces: &[Interface],
     options: &Options,
     mode: BindFlags,
-) -> Result<Result<Sockets, BindError>, XdpError> {
-    let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
-    let (umem, descriptors) = create_umem(options, queues)?;
-    let mut chunks = descriptors.into_iter().map(|desc| {
-        // SAFETY: the UMEM is new: the kernel holds no chunk, and each descriptor occurs once.
-        unsafe { Chunk::adopt(desc) }
-    });
+) -> Result<Sockets, BindError> {
+    let Memory { umem, mut chunks } = memory;
     let mut bound = Vec::with_capacity(interfaces.len());
     for interface in interfaces {
         let mut sockets = Vec::with_capacity(interface.queues as usize);
@@ -141,32 +154,33 @@ fn bind_as(
                 Ok(mut socket) => {
                     // At once: from now on the queue receives into the fill ring's chunks only, and
                     // loses the kernel's frames too while it has none.
-                    let chunks = chunks.by_ref().take(options.frames_per_queue as usize);
-                    socket.free = chunks.collect();
+                    let rest = chunks.split_off(options.frames_per_queue as usize);
+                    socket.free = mem::replace(&mut chunks, rest);
                     socket.rings.fill_up(&mut socket.free);
                     sockets.push(socket);
                 }
                 Err(source) => {
-                    let interface = interface.name.clone();
-                    return Ok(Err(BindError {
-                        interface,
+                    let is_unused = bound.is_empty() && sockets.is_empty();
+                    return Err(BindError {
+                        interface: interface.name.clone(),
                         queue,
                         source,
-                    }));
+                        unused: is_unused.then_some(Memory { umem, chunks }),
+                    });
                 }
             }
         }
         bound.push(sockets);
     }
-    Ok(Ok(Sockets {
+    Ok(Sockets {
         umem,
         bound,
         why: None,
-    }))
+    })
 }
 
 /// Creates the UMEM, in huge pages if `options` ask for them and enough are free.
-fn create_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>), XdpError> {
+fn create_umem(options: &Options, queues: u32) -> Result<Memory, XdpError> {
     // Huge pages are unmapped as a whole, so the UMEM fills the last one.
     let per_huge_page = (2 << 20) / options.frame_size;
     let count = (queues * options.frames_per_queue).next_multiple_of(per_huge_page);
@@ -189,14 +203,22 @@ fn create_umem(options: &Options, queues: u32) -> Result<(Umem, Vec<FrameDesc>),
         .comp_queue_size(ring);
     let config = builder.build().map_err(|error| invalid(&error))?;
     let frames = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-    if options.huge_pages
-        && let Ok(umem) = Umem::new(config, frames, true)
-    {
-        return Ok(umem);
-    }
-    Umem::new(config, frames, false).map_err(|error| {
+    let huge = options.huge_pages.then(|| Umem::new(config, frames, true));
+    let made = match huge {
+        Some(Ok(made)) => Ok(made),
+        _ => Umem::new(config, frames, false),
+    };
+    let (umem, descriptors) = made.map_err(|error| {
         let source = system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()));
         XdpError::system(what(), source)
+    })?;
+    let chunks = descriptors.into_iter().map(|desc| {
+        // SAFETY: the UMEM is new: the kernel holds no chunk, and each descriptor occurs once.
+        unsafe { Chunk::adopt(desc) }
+    });
+    Ok(Memory {
+        umem,
+        chunks: chunks.collect(),
     })
 }
 
