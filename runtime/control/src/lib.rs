@@ -17,6 +17,7 @@ pub mod config;
 pub mod health;
 mod log_limit;
 pub mod network;
+mod parallel;
 pub mod publish;
 pub mod run;
 mod time;

@@ -14,6 +14,7 @@ use waxwing_plugin::{ModuleError, Refusal};
 use super::rules::{CheckIdentity, CheckKey, check_port};
 use super::schedule::ScheduledJob;
 use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, Span, TlsConfig};
+use crate::parallel::side_by_side;
 use crate::publish::keys::{backend_key, service_in};
 use crate::publish::module_error::module_error;
 
@@ -113,8 +114,10 @@ pub(crate) fn bind(
     before: &BoundChecks,
 ) -> Result<BoundChecks, ModuleError> {
     let mut bound = BoundChecks::default();
-    for name in names(config) {
-        let check = match bind_module(host, config, &name) {
+    let names = names(config);
+    let made = side_by_side(&names, |name| bind_module(host, config, name));
+    for (name, made) in names.into_iter().zip(made) {
+        let check = match made {
             Ok(check) => check,
             Err(error) => match before.modules.get(&name) {
                 Some(check) => {
@@ -170,12 +173,11 @@ impl RootsCache {
 /// Returns a problem for each check whose module is missing, whose module refuses its config, or
 /// whose TLS settings are invalid.
 pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for name in names(config) {
-        if let Err(error) = bind_module(host, config, &name) {
-            problems.extend(problem(config, &name, &error));
-        }
-    }
+    let refused = side_by_side(&names(config), |name| {
+        let error = bind_module(host, config, name).err()?;
+        problem(config, name, &error)
+    });
+    let mut problems: Vec<Problem> = refused.into_iter().flatten().collect();
     let mut cache = RootsCache::default();
     for (_, check) in checks(config) {
         // Missing system roots are no problem: the check may not use TLS.

@@ -3,10 +3,8 @@
 //! Invariant: a module sees a service's backends in the order of [`Service::backends`]. A backend's key
 //! is the same on every worker and balancer, and after a restart.
 
-use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::process::Resource;
 use tokio::sync::mpsc;
@@ -21,6 +19,7 @@ use waxwing_plugin::{
 
 use crate::config::{self, ClusterKey, Config, Problem, Service, Span};
 use crate::health::{self, Effects};
+use crate::parallel::side_by_side;
 use crate::publish::catalog::Catalog;
 use crate::publish::keys::{service_in, snapshot_key};
 use crate::publish::module_error::module_error;
@@ -191,35 +190,6 @@ pub(crate) async fn bind(
         side_by_side(&config.policies(), bind).into_iter().collect()
     })
     .await
-}
-
-/// Calls `work` for each item, on as many threads as there are processors. Returns the results in the items'
-/// order.
-fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, R)>> = Mutex::default();
-    let take = || {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        Some((at, items.get(at)?))
-    };
-    let run = || {
-        while let Some((at, item)) = take() {
-            let result = work(item);
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.push((at, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads.min(items.len()) {
-            // Without a further thread, this one does all.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, run);
-        }
-        run();
-    });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_unstable_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Returns a problem for each module that is missing or refuses its services, at a service that names
