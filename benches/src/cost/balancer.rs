@@ -1,13 +1,15 @@
-//! The `waxwing` program in a namespace: memory and start-up over session capacity, a reload over services.
+//! The `waxwing` program in a namespace: memory and start-up over session capacity, a start
+//! over modules, a reload over services.
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use waxwing_report::Spread;
-use waxwing_tests::{Config, Layout, Service, Status, Topology, Waxwing};
+use waxwing_tests::{Config, HealthCheck, Layout, Service, Status, Topology, Waxwing};
 
 use crate::Effort;
 use crate::sections::{Cell, Report, Subject, interleave};
@@ -66,6 +68,58 @@ pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
             Spread::of(&seconds)
         ));
     }
+    Ok(())
+}
+
+/// The policies of a start, and the health checks of each of their services.
+const POLICIES: [&str; 8] = [
+    "round_robin",
+    "least_connections",
+    "power_of_two",
+    "least_latency",
+    "maglev",
+    "rendezvous",
+    "ring_hash",
+    "sticky_source",
+];
+const CHECKS: [&str; 2] = ["tcp", "http"];
+
+pub(crate) fn start(_: Effort, report: &mut Report) -> Result<()> {
+    /// Pairs of starts.
+    const RUNS: usize = 7;
+    let topology = Topology::new(Layout::default())?;
+    let mut config = Config::new(&topology);
+    for (port, policy) in (80..).zip(POLICIES) {
+        let mut service = Service::v4(policy, "tcp", (port, 8080), 3);
+        service.policy = policy.to_owned();
+        service.health = CHECKS.map(HealthCheck::new).into();
+        config = config.with(service);
+    }
+    let start = || -> Result<f64> {
+        let waxwing = Waxwing::start(&topology, &config)?;
+        let log = waxwing.log();
+        waxwing.stop()?;
+        let ms = log.split("serving after ").nth(1);
+        let ms = ms.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        ms.with_context(|| format!("the log does not say after how long it serves: {log}"))
+    };
+    let (mut first, mut next) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        match fs::remove_dir_all(topology.scratch.path().join("cache")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        first.push(start()?);
+        next.push(start()?);
+    }
+    report.say(&format!(
+        "A start with {} policies and {} health checks, until it serves: {} ms if all are compiled, {} ms \
+         with the machine code that an earlier start kept.",
+        POLICIES.len(),
+        CHECKS.len(),
+        Spread::of(&first),
+        Spread::of(&next)
+    ));
     Ok(())
 }
 

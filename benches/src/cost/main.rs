@@ -97,6 +97,7 @@ const PARTS: &[(&str, Part)] = &[
     ("workers", packets::workers),
     ("guests", guests::guests),
     ("memory", balancer::memory),
+    ("start", balancer::start),
     ("reload", balancer::reload),
 ];
 

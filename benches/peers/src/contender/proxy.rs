@@ -6,7 +6,7 @@ use waxwing_tests::actors::wait_listening;
 
 use crate::network::{Network, Service, VIP};
 
-/// HAProxy in TCP mode, with one thread and a balancing algorithm by its name.
+/// HAProxy in TCP mode, with one thread and a balancing algorithm: what follows `balance` in its config.
 pub(crate) fn haproxy(network: &Network, services: &[Service], algorithm: &str) -> Result<Process> {
     let service = services.first().context("no service")?;
     let servers: String = network
