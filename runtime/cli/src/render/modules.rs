@@ -55,6 +55,12 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
 /// Writes a module's canary, its quarantined builds, its last steps, and the last refused build.
 fn write_events(out: &mut String, module: &ModuleStatus) -> fmt::Result {
     let mut lines = Vec::new();
+    let over_share = module.serving.as_ref().map_or(0, |it| it.over_share_flows);
+    if over_share > 0 {
+        lines.push(format!(
+            "over its share of a worker (`module_share`): {over_share} new sessions left to the fallback"
+        ));
+    }
     if let Some(canary) = &module.canary {
         let (build, left) = (&canary.build, canary.left_ms);
         lines.push(format!(

@@ -67,6 +67,7 @@ const fn optional(name: &'static str, example: &'static str) -> Key {
 pub(super) static MODULES: Key = optional("modules", r#""modules""#);
 pub(super) static STATE: Key = optional("state", r#""/var/lib/waxwing""#);
 pub(super) static CANARY: Key = key("canary", "[canary]", Shape::Table(&CANARY_SECTION), false);
+pub(super) static MODULE_SHARE: Key = optional("module_share", "10");
 pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
 pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
 pub(super) static BACKENDS_MAX: Key = optional("backends_max", "16_384");
@@ -231,6 +232,7 @@ pub(super) static ROOT: Section = Section {
         &MODULES,
         &STATE,
         &CANARY,
+        &MODULE_SHARE,
         &SESSIONS_MAX,
         &SERVICES_MAX,
         &BACKENDS_MAX,

@@ -84,6 +84,7 @@ impl Modules {
             cache,
             state,
             canary: config.canary,
+            share_percent: config.module_share,
             ..HostOptions::default()
         };
         let policy_host = Host::new(options, shipped.policies, folder, move |event| {

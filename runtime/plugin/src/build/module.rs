@@ -79,6 +79,8 @@ pub struct BuildCounters {
     pub(crate) faults: AtomicU64,
     /// Picks of a backend that takes no new sessions; the native fallback answered these flows.
     pub(crate) unavailable_picks: AtomicU64,
+    /// Flows that the native fallback answered because the module had used its share of the worker.
+    pub(crate) over_share_flows: AtomicU64,
 }
 
 impl BuildCounters {
@@ -90,6 +92,11 @@ impl BuildCounters {
     /// Returns how many picks named a backend that takes no new sessions.
     pub fn unavailable_picks(&self) -> u64 {
         self.unavailable_picks.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many flows went to the fallback because the module had used its share of the worker.
+    pub fn over_share_flows(&self) -> u64 {
+        self.over_share_flows.load(Ordering::Relaxed)
     }
 }
 

@@ -103,6 +103,7 @@ impl CheckHost {
             cache,
             state,
             canary: CanaryRules::default(),
+            share_percent: 0,
         };
         Ok(Self {
             library: Library::new(shipped, folder, options, Kind::Health),

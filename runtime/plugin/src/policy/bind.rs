@@ -21,6 +21,7 @@ use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
+use crate::policy::worker_share::WorkerShare;
 
 /// The worker that an instance is for, and where the instance reports to.
 pub(crate) struct InstanceOwner {
@@ -31,6 +32,8 @@ pub(crate) struct InstanceOwner {
     pub(crate) counters: Arc<ModuleCounters>,
     pub(crate) outcomes: Arc<ModuleOutcomes>,
     pub(crate) recent_flows: Arc<RecentFlows>,
+    /// The module's share of the worker's time, in percent; 0: all.
+    pub(crate) share_percent: u32,
 }
 
 /// Makes an instance that serves all of `services`.
@@ -65,6 +68,7 @@ pub(crate) fn bind(
         disabled: false,
         faults: owner.faults,
         recent_flows: owner.recent_flows,
+        share: WorkerShare::new(owner.share_percent),
         next_upkeep: 0,
         upkeep_ms: 0,
     })

@@ -129,6 +129,7 @@ pub struct Host {
     library: Library,
     faults: FaultSink,
     generation: AtomicU64,
+    share_percent: u32,
     /// By module name.
     histories: Mutex<HashMap<String, ModuleHistory>>,
     /// Dropping it ends the watcher's thread.
@@ -155,7 +156,9 @@ impl Host {
             .clone()
             .map(|folder| Watcher::new(folder, move |name| on_change(HostEvent::Changed { name })))
             .transpose()?;
+        let share_percent = options.share_percent;
         Ok(Self {
+            share_percent,
             engine: Engine::new()?,
             library: Library::new(shipped, folder, options, Kind::Policy),
             faults: Arc::new(move |report| events(HostEvent::Fault(report))),
@@ -204,6 +207,7 @@ impl Host {
             counters: history.counters,
             outcomes: history.outcomes,
             recent_flows: history.recent_flows,
+            share_percent: self.share_percent,
         };
         let policy = bind(&self.engine, module, owner, services)?;
         Ok(Box::new(policy))

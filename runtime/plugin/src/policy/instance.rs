@@ -22,6 +22,7 @@ use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::hosted::HostedService;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
+use crate::policy::worker_share::WorkerShare;
 
 /// Up to this many backends, the live numbers are written before every call; above it, once a
 /// millisecond.
@@ -63,6 +64,7 @@ pub(crate) struct WasmPolicy {
     pub(crate) disabled: bool,
     pub(crate) faults: FaultSink,
     pub(crate) recent_flows: Arc<RecentFlows>,
+    pub(crate) share: WorkerShare,
     /// The next service due for upkeep, and when upkeep was done last.
     pub(crate) next_upkeep: usize,
     pub(crate) upkeep_ms: u64,
@@ -83,8 +85,13 @@ impl Policy for WasmPolicy {
         let Some(at) = self.place(service) else {
             return Err(PolicyFault::Disabled);
         };
-        self.try_pick(at, context, flows, picks)
-            .map_err(|failure| self.fail(at, failure))
+        let Some(start) = self.share.start() else {
+            self.skip(flows.len(), picks);
+            return Ok(());
+        };
+        let picked = self.try_pick(at, context, flows, picks);
+        self.share.end(start);
+        picked.map_err(|failure| self.fail(at, failure))
     }
 
     fn wants_closed(&self) -> bool {
@@ -100,7 +107,12 @@ impl Policy for WasmPolicy {
         let Some(at) = self.place(service) else {
             return;
         };
-        if let Err(failure) = self.try_closed(at, events) {
+        let Some(start) = self.share.start() else {
+            return;
+        };
+        let reported = self.try_closed(at, events);
+        self.share.end(start);
+        if let Err(failure) = reported {
             self.fail(at, failure);
         }
     }
@@ -131,9 +143,11 @@ impl Policy for WasmPolicy {
                 return;
             }
             self.next_upkeep = (at + 1) % self.hosted.len();
-            if due {
+            if due && let Some(start) = self.share.start() {
                 ticks += 1;
-                if let Err(failure) = self.try_tick(at, context) {
+                let ticked = self.try_tick(at, context);
+                self.share.end(start);
+                if let Err(failure) = ticked {
                     self.fail(at, failure);
                     return;
                 }
@@ -206,6 +220,16 @@ impl WasmPolicy {
         hosted.outcomes.count(flows, picks, context.backends);
         self.recent_flows.sample(hosted.service, flows, now_ms);
         Ok(())
+    }
+
+    /// Leaves a batch to the native fallback, because the module has used its share of the worker.
+    #[cold]
+    fn skip(&self, flows: usize, picks: &mut [Pick]) {
+        picks.fill(Pick::Fallback);
+        self.module
+            .counters
+            .over_share_flows
+            .fetch_add(flows as u64, Ordering::Relaxed);
     }
 
     fn read_picks(&mut self, at: usize, picks: &mut [Pick]) -> Result<(), CallFailure> {

@@ -1,6 +1,6 @@
 //! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
 //!
-//! Invariant: everything except [`instance`], [`records`] and [`handover`] runs on the control thread.
+//! Invariant: everything except [`instance`], [`records`], [`worker_share`] and [`handover`] runs on the control thread.
 
 pub(crate) mod bind;
 pub(crate) mod guest;
@@ -14,3 +14,4 @@ pub(crate) mod recent_flows;
 pub(crate) mod records;
 pub(crate) mod regions;
 pub(crate) mod vetting;
+pub(crate) mod worker_share;

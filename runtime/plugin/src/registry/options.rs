@@ -24,6 +24,8 @@ pub struct HostOptions {
     pub state: Option<PathBuf>,
     /// How a replacement build is tried on the first worker.
     pub canary: CanaryRules,
+    /// What one module may take of a worker's time, in percent; 0: all.
+    pub share_percent: u32,
 }
 
 /// How many faults, within how long, quarantine a build.

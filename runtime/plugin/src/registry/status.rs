@@ -71,6 +71,9 @@ pub struct BuildStatus {
     pub faults: u64,
     /// Picks of a backend that takes no new sessions.
     pub unavailable_picks: u64,
+    /// Flows left to the native fallback because the module had used its share of a worker's time.
+    #[serde(default)]
+    pub over_share_flows: u64,
 }
 
 /// A build that was refused.
@@ -127,6 +130,7 @@ impl From<&CompiledModule> for BuildStatus {
             since: unix_seconds(module.since),
             faults: module.counters.faults(),
             unavailable_picks: module.counters.unavailable_picks(),
+            over_share_flows: module.counters.over_share_flows(),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What the host does with the answers of a valid module. Invalid modules are in `hostile.rs`.
 
-use crate::common::{SERVICE, host, pick, service};
+use std::time::{Duration, Instant};
+
+use crate::common::{SERVICE, host, host_with, pick, service};
 use waxwing_dataplane::policy::{Closed, End};
 use waxwing_dataplane::{Pick, PolicyFault};
-use waxwing_plugin::{HostEvent, Recovery};
+use waxwing_plugin::{HostEvent, HostOptions, Recovery};
 use waxwing_tests::wat::Wat;
 
 #[test]
@@ -97,4 +99,33 @@ fn ended_sessions_are_reported_in_batches() {
         }; 100],
     );
     assert_eq!(pick(policy, 2, &[0]), Ok(vec![Pick::Backend(1)]));
+}
+
+/// Each call ends long before its budget does; all of them together would take the worker.
+#[test]
+fn a_module_that_has_used_its_share_of_the_worker_is_left_to_the_fallback() {
+    let spins = "(local $n i32)
+                 (loop $again
+                   (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                   (br_if $again (i32.lt_u (local.get $n) (i32.const 30000))))
+                 (local.get 1)";
+    for (share_percent, is_limited) in [(1, true), (0, false)] {
+        let options = HostOptions {
+            share_percent,
+            ..HostOptions::default()
+        };
+        let (host, events) = host_with(options, &[("test", Wat::picking(spins).shipped())], None);
+        let mut bound = host
+            .bind("test", 1, 1, &[service(&[1, 1])])
+            .expect("it passes vetting");
+        let start = Instant::now();
+        let mut left = 0;
+        while left == 0 && start.elapsed() < Duration::from_secs(if is_limited { 30 } else { 1 }) {
+            let picks = pick(&mut *bound.policies[0], 2, &[1, 2, 3]).expect("no fault");
+            left = bound.in_use.module.counters.over_share_flows();
+            assert_eq!(left > 0, picks == [Pick::Fallback; 3]);
+        }
+        assert_eq!(left, if is_limited { 3 } else { 0 });
+        assert!(events.try_recv().is_err(), "it is no fault");
+    }
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub state: Option<Located<PathBuf>>,
     /// How a new module build is tried on the first worker.
     pub canary: CanaryRules,
+    /// What one policy module may take of a worker's time, in percent; 0: all.
+    pub module_share: u32,
     /// Maximum concurrent sessions.
     pub sessions_max: usize,
     /// Maximum services, including removed ones that still have sessions.
@@ -305,6 +307,7 @@ impl Config {
             ("modules", self.modules != running.modules),
             ("state", self.state != running.state),
             ("[canary]", self.canary != running.canary),
+            ("module_share", self.module_share != running.module_share),
             ("sessions_max", self.sessions_max != running.sessions_max),
             ("services_max", self.services_max != running.services_max),
             ("backends_max", self.backends_max != running.backends_max),

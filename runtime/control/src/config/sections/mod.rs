@@ -84,6 +84,7 @@ fn syntax_error(message: &str) -> String {
 
 fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let root = &Table::new(&schema::ROOT, entries, Span::default(), problems);
+    let module_share = root.integer(&schema::MODULE_SHARE, 0..=100, problems);
     let sessions_max = root.integer(&schema::SESSIONS_MAX, 1..=1 << 27, problems);
     let services_max = root.integer(&schema::SERVICES_MAX, 1..=1 << 16, problems);
     let backends_max = root.integer(&schema::BACKENDS_MAX, 1..=1 << 20, problems);
@@ -94,6 +95,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         modules: folder(root, &schema::MODULES, problems),
         state: folder(root, &schema::STATE, problems),
         canary: canary(root, problems),
+        module_share: or(module_share, 10),
         sessions_max: or(sessions_max, 1_000_000),
         services_max: or(services_max, 1 << 10),
         backends_max: or(backends_max, 1 << 14),
