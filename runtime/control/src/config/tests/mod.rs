@@ -115,7 +115,13 @@ fn the_full_example_shows_every_key_and_its_default() {
     }
     let (full, _) = Config::parse(FULL, path()).unwrap();
     let (base, _) = Config::parse(BASE, path()).unwrap();
-    let differ = ["modules", "state", "cluster_key", "[workers] cpus", "[[port]]"];
+    let differ = [
+        "modules",
+        "state",
+        "cluster_key",
+        "[workers] cpus",
+        "[[port]]",
+    ];
     assert_eq!(full.needs_restart(&base), differ, "all else is the default");
     assert_eq!(full.services[0].timeouts, base.services[0].timeouts);
     assert_eq!(full.services[0].mid_stream, base.services[0].mid_stream);
