@@ -2,8 +2,7 @@
 //!
 //!     RUSTFLAGS="--cfg loom" cargo test -p waxwing-dataplane --test session_loom --release
 //!
-//! Each model checks an invariant of `waxwing_dataplane::session`. The table is the real one with buckets of
-//! two words.
+//! Each model checks an invariant of `waxwing_dataplane::session`. The table is the real one.
 
 #![cfg(loom)]
 

@@ -1,7 +1,7 @@
 //! The session table: which backend each flow is pinned to, shared by all workers.
 //!
 //! There is one table because a reply may arrive at another worker than the request. A session is one
-//! 64-byte line. Two index words point to it: the client's packets find one, the backend's the other. A
+//! 64-byte line. Two index entries point to it: the client's packets find one, the backend's the other. A
 //! lookup takes no lock and writes nothing; insert and remove lock a stripe of the table.
 //!
 //! # Invariants
@@ -9,23 +9,23 @@
 //! line's number) belongs to the pool, to one [`SlotCache`], to the one thread that is inserting
 //! it or removing it, or it is live.
 //!
-//! 1. **A session appears at once.** An insert links both index words, then fills the line, then sets the
-//!    version live (release). A reader that follows a word before that store finds a free line and moves on;
+//! 1. **A session appears at once.** An insert links both index entries, then fills the line, then sets the
+//!    version live (release). A reader that follows an entry before that store finds a free line and moves on;
 //!    after it, both directions find the whole session. No reader sees half a session, or one direction only.
 //! 2. **A session disappears at once.** A remove sets the version free by one compare-and-swap, which one
-//!    caller wins. It then clears the index words, and returns the slot last. So a free slot is linked
-//!    nowhere, and the index never holds more than two words per slot.
+//!    caller wins. It then clears the index entries, and returns the slot last. So a free slot is linked
+//!    nowhere, and the index never holds more than two entries per slot.
 //! 3. **No torn reads.** A reader loads the version before and after the fields and accepts them only if both
 //!    are equal and live. The next owner of the slot writes its fields behind a release fence after the
 //!    version turned free, so a reader that saw one of its writes also sees the changed version. Versions
 //!    only count up: to mistake a reused line for the old one takes 2^31 reuses of a slot within one lookup.
-//! 4. **No miss.** A word does not move while its session lives, and a lookup reads every word that can hold
-//!    its flow (two buckets). So a session that is live throughout a lookup is found. A lookup that overlaps
+//! 4. **No miss.** An entry does not move while its session lives, and a lookup reads every entry that can hold
+//!    its flow: those in its first bucket and, if flows have overflowed from there, in its second. So a session that is live throughout a lookup is found. A lookup that overlaps
 //!    a remove and a new insert of its flow may miss both, since there was a moment without a session. That
 //!    is why an insert looks again.
 //! 5. **One session per tuple.** An insert holds the lock stripes of both its hashes while it looks for
 //!    either tuple and creates the session. A remove needs no stripe: it only turns "present" into "absent",
-//!    and clears its words (release) after the version. So a thread that sees the newer session (acquire)
+//!    and clears its entries (release) after the version. So a thread that sees the newer session (acquire)
 //!    cannot see the older one as live afterwards.
 //! 6. **Stale references are harmless.** A [`SessionRef`] carries the version. Remove and TCP updates are
 //!    compare-and-swaps on the word that holds the version. The return hop is written under the slot's lock,
@@ -34,7 +34,7 @@
 //! 7. **Measurements order nothing.** A session's bytes, the time of its SYN and its server's sequence number
 //!    are stored beside the lines, by slot, and written without a lock. At a session's end, or when two
 //!    sessions share an entry, a measurement may be lost; a session never is.
-//! 8. **Bounds.** A lookup reads at most 16 words, whatever keys an attacker chooses. If both buckets of a
+//! 8. **Bounds.** A lookup reads at most 24 entries, whatever keys an attacker chooses. If both buckets of a
 //!    hash are full, an insert returns [`Insert::Full`].
 
 mod connects;

@@ -15,7 +15,9 @@ use super::memory::allocate;
 use super::pool::{Pool, SlotCache};
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
 use super::words::{high, low};
-use super::{Candidate, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple};
+use super::{
+    Candidate, Direction, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple,
+};
 use crate::prefetch::prefetch;
 use crate::{BackendId, NextHop, Now, Tick};
 
@@ -117,10 +119,10 @@ impl SessionTable {
         self.key.hash(tuple)
     }
 
-    /// Prefetches the index buckets of a hash. Call it for a whole batch first.
+    /// Prefetches the first index bucket of a hash. Call it for a whole batch first.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
-        self.index.prefetch(hash);
+        let _ = self.index.buckets().place(hash);
     }
 
     /// Reads the index, after [`SessionTable::prefetch`] was called for the whole batch, and prefetches the
@@ -361,8 +363,8 @@ impl SessionTable {
 
     /// Links a slot under both hashes, or under neither.
     fn link(&self, forward: FlowHash, reply: FlowHash, slot: u32) -> Option<[u32; 2]> {
-        let first = self.index.link(forward, slot)?;
-        let Some(second) = self.index.link(reply, slot) else {
+        let first = self.index.link(forward, slot, Direction::Forward)?;
+        let Some(second) = self.index.link(reply, slot, Direction::Reply) else {
             self.index.unlink(first);
             return None;
         };
