@@ -21,7 +21,7 @@ const VERSION_IHL_MAX: u8 = VERSION << 4 | IHL_MAX;
 /// More fragments follow.
 pub(crate) const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment offset, in units of eight bytes.
-const OFFSET_MASK: u16 = 0x1fff;
+pub(crate) const OFFSET_MASK: u16 = 0x1fff;
 /// Routers must not fragment the packet.
 const DONT_FRAGMENT: u16 = 0x4000;
 

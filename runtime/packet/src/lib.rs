@@ -29,6 +29,7 @@ pub mod ipv6;
 pub mod ndp;
 mod packet;
 mod parse;
+pub mod plain;
 mod prefix;
 pub mod quote;
 pub mod reject;

@@ -9,6 +9,7 @@ mod head;
 mod ndp;
 mod parse;
 mod parse_etherparse;
+mod plain;
 mod quote;
 mod reject;
 mod rewrite;
