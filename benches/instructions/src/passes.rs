@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 pub(crate) const CASE: &str = "hit_v4_tcp_request";
 
 /// Parts of function names and their passes; the first match counts.
-const PASSES: [(&str, &str); 4] = [
+const PASSES: [(&str, &str); 7] = [
     ("memory::Memory", PORTS),
-    ("::classify", "parse, hash, prefetch the index"),
-    (
-        "::look_up",
-        "read index and session, compare, find the next hop, rewrite",
-    ),
+    ("::classify", "read the headers, hash, prefetch the index"),
+    ("::find_lanes", "read the index, prefetch the session"),
+    ("FastPath", SESSION),
+    ("::look_up", SESSION),
     ("::send_all", "send"),
+    ("fast_path::send", "send"),
 ];
 const PORTS: &str = "the ports in memory";
+const SESSION: &str = "read index and session, compare, find the next hop, rewrite";
 const REST: &str = "between batches, and the rest";
 
 /// Sums callgrind's output by pass.

@@ -96,6 +96,27 @@ pub trait FrameIo {
     /// [`DropReason::TransmitRingFull`] or [`DropReason::PortMissing`].
     fn send(&mut self, port: PortId, frame: Self::Frame) -> Result<(), DropReason>;
 
+    /// Queues each of `frames` on the port at its index in `ports`, which are as many. A frame that cannot be
+    /// queued returns to its pool, and `refused` is called with its index. `frames` is empty afterwards.
+    #[inline(always)]
+    fn send_batch(
+        &mut self,
+        frames: &mut Vec<Self::Frame>,
+        ports: &[PortId],
+        mut refused: impl FnMut(usize, DropReason),
+    ) where
+        Self: Sized,
+    {
+        let (mut frames, mut rest) = (frames.drain(..), ports.iter());
+        while let Some(port) = rest.next()
+            && let Some(frame) = frames.next()
+        {
+            if let Err(reason) = self.send(*port, frame) {
+                refused(ports.len() - rest.len() - 1, reason);
+            }
+        }
+    }
+
     /// Passes a frame that is not ours to the kernel, as if it had arrived there.
     ///
     /// # Errors

@@ -138,6 +138,12 @@ impl WorkerCounters {
         &self.backends[id.index()]
     }
 
+    /// All backends' counters, by id.
+    #[inline(always)]
+    pub(crate) fn backends(&self) -> &[BackendCounters] {
+        &self.backends
+    }
+
     #[inline(always)]
     pub(crate) fn prefetch_backend(&self, id: BackendId) {
         if let Some(counters) = self.backends.get(id.index()) {

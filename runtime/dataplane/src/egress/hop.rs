@@ -13,8 +13,14 @@ pub struct NextHop {
     pub mac: Mac,
 }
 
-/// Set in a word that holds a next hop; an empty word is zero.
+/// Set in a word that holds a next hop; an empty word is zero. Below it are the port (8 bits) and the MAC
+/// address (48), as in a session's return hop.
 const RESOLVED: u64 = 1 << 63;
+
+#[inline(always)]
+pub(crate) const fn is_resolved(word: u64) -> bool {
+    word & RESOLVED != 0
+}
 
 #[inline]
 pub(super) const fn encode(hop: NextHop) -> u64 {
@@ -24,7 +30,7 @@ pub(super) const fn encode(hop: NextHop) -> u64 {
 
 #[inline]
 pub(super) fn decode(word: u64) -> Option<NextHop> {
-    (word & RESOLVED != 0).then(|| {
+    is_resolved(word).then(|| {
         let [_, port, mac @ ..] = word.to_be_bytes();
         NextHop {
             port: PortId(port),

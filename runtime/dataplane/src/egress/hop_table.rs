@@ -39,6 +39,12 @@ impl HopTable {
         &self.routes
     }
 
+    /// All backends' words, by id; see [`super::is_resolved`].
+    #[inline(always)]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
     /// The backend's next hop; `None` while unresolved.
     #[inline]
     #[must_use]

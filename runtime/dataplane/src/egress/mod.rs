@@ -8,5 +8,6 @@ pub mod routes;
 
 pub(crate) use exit::{Exit, bridge_exit, untagged_exit};
 pub use hop::NextHop;
+pub(crate) use hop::is_resolved;
 pub use hop_table::HopTable;
 pub(crate) use next_hop::{EgressHop, HopLookup};

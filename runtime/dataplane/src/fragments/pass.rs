@@ -84,7 +84,7 @@ impl FragmentPass {
         }
         tuple_of(packet).map_or_else(
             || verdict_without_service(snapshot, packet),
-            |tuple| Verdict::Lookup(context.shared.sessions.hash(&tuple), None),
+            |tuple| Verdict::Lookup(context.shared.sessions.hash(&tuple)),
         )
     }
 

@@ -5,6 +5,7 @@
 
 mod backend;
 mod epoch;
+mod fast;
 mod ids;
 mod port;
 mod ports;
@@ -15,6 +16,7 @@ mod timeouts;
 
 pub use backend::{Backend, SessionAction};
 pub use epoch::{Epoch, Release};
+pub(crate) use fast::{BackendPath, Egress, Side};
 pub use ids::{BackendId, PortId, SOURCES_MAX, ServiceId, SourceId};
 pub use port::{Bridge, Port};
 pub use ports::Ports;

@@ -7,6 +7,7 @@
 use foldhash::{HashMap, HashMapExt};
 use waxwing_packet::{Address, Protocol};
 
+use super::fast::{self, BackendPath, Egress};
 use super::ports::Narrowest;
 use super::{Backend, BackendId, Port, PortId, Ports, Service, ServiceId, SourceId, Sources};
 use crate::SourceLimit;
@@ -14,13 +15,16 @@ use crate::prefetch::prefetch;
 use crate::session::Session;
 
 /// What a worker forwards by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshot {
     /// Increases with every change.
     pub generation: u64,
     services: Box<[Option<Service>]>,
     backends: Box<[Option<Backend>]>,
     ports: Box<[Port]>,
+    /// What the fast path reads of backends and ports.
+    pub(crate) paths: Box<[BackendPath]>,
+    pub(crate) egresses: Box<[Egress; 256]>,
     by_endpoint: HashMap<(Address, Ports, Protocol), ServiceId>,
     /// A backend by the endpoint it serves at; its port may be [`Backend::PORT_KEPT`].
     servers: HashMap<(Address, u16, Protocol), BackendId>,
@@ -30,6 +34,12 @@ pub struct Snapshot {
     ping: bool,
     rejects_unserved: bool,
     source_limit: Option<SourceLimit>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(0, Vec::new(), Vec::new(), Vec::new())
+    }
 }
 
 impl Snapshot {
@@ -67,10 +77,13 @@ impl Snapshot {
         let mut vips: Vec<Address> = services.iter().map(|s| s.vip).collect();
         vips.sort_unstable();
         vips.dedup();
+        let backends = by_index(backends, |b| b.id.index());
         Self {
             generation,
             services: by_index(services, |s| s.id.index()),
-            backends: by_index(backends, |b| b.id.index()),
+            paths: fast::paths(&backends),
+            egresses: fast::egresses(&ports),
+            backends,
             ports: ports.into(),
             by_endpoint,
             servers,
@@ -81,6 +94,13 @@ impl Snapshot {
             rejects_unserved: false,
             source_limit: None,
         }
+    }
+
+    /// Sends all packets along the general path, for tests that compare it with the fast path.
+    #[must_use]
+    pub fn without_fast_path(mut self) -> Self {
+        self.paths = Box::default();
+        self
     }
 
     /// Sets whether VIPs answer ping.
@@ -202,8 +222,8 @@ impl Snapshot {
 
     #[inline(always)]
     pub(crate) fn prefetch_backend(&self, id: BackendId) {
-        if let Some(backend) = self.backends.get(id.index()) {
-            prefetch(backend);
+        if let Some(path) = self.paths.get(id.index()) {
+            prefetch(path);
         }
     }
 

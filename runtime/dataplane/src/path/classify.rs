@@ -1,40 +1,41 @@
-//! Pass 1: what each frame is. ARP, neighbour solicitations, ping and ICMP errors are handled here.
+//! Pass 1 for frames that are no plain packets: what each is. ARP, neighbour solicitations, ping and ICMP
+//! errors are handled here.
 
 use waxwing_packet::{IpPacket, Packet, ParseError, Transport, icmp, parse_head, parse_plain};
 
 use super::flow::tuple_of;
-use super::{Arrived, Batch, Verdict, WorkerContext, icmp_errors, vip_responder};
+use super::{Arrived, Batch, PacketSet, Slot, Verdict, WorkerContext, icmp_errors, vip_responder};
 use crate::fragments::FragmentPass;
 use crate::{DropReason, FrameBuf, Now, Snapshot};
 
-/// Parses and hashes every packet, and prefetches its index bucket.
+/// Classifies the frames that [`super::fast_path::classify`] excepts; hashes TCP and UDP packets, and
+/// prefetches their index buckets.
 #[inline(never)]
-pub(crate) fn classify<F: FrameBuf>(
+pub(crate) fn classify_exceptions<F: FrameBuf>(
     context: &mut WorkerContext,
     fragments: &mut FragmentPass,
-    batch: &mut Batch,
+    (batch, exceptions): (&mut Batch, PacketSet),
     snapshot: &Snapshot,
     frames: &mut [F],
     now: Now,
 ) {
-    let mut bytes = 0;
-    for frame in &mut *frames {
-        bytes += frame.frame_len() as u64;
-        if frame.rest_len() == 0
+    for at in exceptions.iter() {
+        let frame = &mut frames[at];
+        // SYN, FIN and RST are no plain packets of the fast path, but are parsed as plain ones.
+        let (packet, verdict) = if frame.rest_len() == 0
             && let Some(packet) = parse_plain(frame.bytes())
             && let Some(tuple) = tuple_of(&packet)
         {
             let hash = context.shared.sessions.hash(&tuple);
-            context.shared.sessions.prefetch(hash);
-            batch.push(Some(packet), Verdict::Lookup(hash, None));
+            (Some(packet), Verdict::Lookup(hash))
         } else {
-            let at = batch.verdicts.len();
-            let (packet, verdict) = classify_other(context, fragments, at, snapshot, frame, now);
-            batch.push(packet, verdict);
+            classify_other(context, fragments, at, snapshot, frame, now)
+        };
+        if let Verdict::Lookup(hash) = verdict {
+            batch.slots[at] = Slot::of(context.shared.sessions.reader().place(hash));
         }
+        batch.set(at, packet, verdict);
     }
-    context.counters.received.packets.add(frames.len() as u64);
-    context.counters.received.bytes.add(bytes);
 }
 
 /// A frame that is not a plain, whole TCP or UDP packet. `at` is its index in the batch.
@@ -51,11 +52,7 @@ fn classify_other<F: FrameBuf>(
     let verdict = match parse_head(frame.bytes(), frame.rest_len()) {
         Ok(Packet::Ip(packet)) => {
             let verdict = match (tuple_of(&packet), packet.fragment) {
-                (Some(tuple), None) => {
-                    let hash = context.shared.sessions.hash(&tuple);
-                    context.shared.sessions.prefetch(hash);
-                    Verdict::Lookup(hash, None)
-                }
+                (Some(tuple), None) => Verdict::Lookup(context.shared.sessions.hash(&tuple)),
                 (_, Some(fragment)) => {
                     fragments.classify(context, at, snapshot, (&packet, fragment), now)
                 }

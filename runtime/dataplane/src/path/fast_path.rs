@@ -1,171 +1,324 @@
-//! The fast path: a packet of an established session, from its session to its egress port.
+//! The fast path: a plain packet of an established session in which it changes nothing, on to a next hop that
+//! is known. Three passes over a batch, each a loop without calls: [`classify`], [`find_lanes`],
+//! [`FastPath::run`]; then [`send`]. Every other packet takes the general path (`general_path.rs`), which
+//! decides it anew.
 //!
-//! Invariant: nothing here allocates, calls a policy or reads a clock. It locks only when the client's return
-//! hop changed, and writes shared state only when that changed.
-//!
-//! What few packets need is in functions that are not inlined and get copies. So the compiler never has to
-//! put the whole session together in memory.
+//! Invariant: a packet that takes the fast path ends as it would by the general path: the same frame,
+//! counters and session. Nothing of a frame is written before all is known. Nothing here allocates, locks,
+//! calls a policy or reads a clock; shared state is written once per session and tick.
 
-use waxwing_packet::{Fragmentation, TcpFlags};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::flow::{FoundSession, tcp_flags};
-use super::nat::{destination_nat, full_nat};
-use super::verdict::{Stop, Undeliverable};
-use super::{Arrived, WorkerContext, handshake, session_check, session_update};
-use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
-use crate::session::{Direction, SessionRef, Stored};
-use crate::{BackendId, DropReason, FrameBuf, Now, PortId, Snapshot};
+use waxwing_packet::Protocol;
+use waxwing_packet::plain::{self, Headers, Kind, Plain};
 
-/// Rewrites a packet whose session was just looked up; returns its egress port.
-#[inline(always)]
-pub(crate) fn forward<F: FrameBuf>(
-    context: &WorkerContext,
-    snapshot: &Snapshot,
-    arrived: Arrived<'_, F>,
-    found: &FoundSession<'_>,
-    now: Now,
-) -> Result<PortId, Stop> {
-    if let Some(ending) = session_check::ending(found, tcp_flags(arrived.packet), now) {
-        return Err(Stop::Ending(ending));
-    }
-    if arrived.packet.fragment.is_some() {
-        return Err(Stop::FirstFragment);
-    }
-    forward_checked(context, snapshot, arrived, found, now)
-}
+use super::{Batch, PacketSet, Slot, WorkerContext};
+use crate::counters::BackendCounters;
+use crate::egress::is_resolved;
+use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
+use crate::session::{Direction, Glimpse, LastSeen, Line, SessionRef};
+use crate::{BackendId, FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
 
-/// Like [`forward`], for a session that is known to stand: state, next hop, exit, rewrite.
-#[inline(always)]
-pub(crate) fn forward_checked<F: FrameBuf>(
-    context: &WorkerContext,
-    snapshot: &Snapshot,
-    arrived: Arrived<'_, F>,
-    found: &FoundSession<'_>,
-    now: Now,
-) -> Result<PortId, Stop> {
-    let FoundSession {
-        at,
-        ref stored,
-        direction,
-        backend,
-    } = *found;
-    let packet = arrived.packet;
-    if !is_unchanged_by(stored, direction, tcp_flags(packet), now) {
-        let bytes = arrived.frame.bytes();
-        let refused = session_update::update(context, (packet, bytes), *found, now);
-        if refused && handshake::is_retried(snapshot, backend) {
-            return Err(DropReason::RefusedRetried.into());
-        }
-    }
-    let to = match direction {
-        Direction::Forward => {
-            follow_client(context, &arrived, at, stored);
-            context.hops().to_backend(backend.id)?
-        }
-        Direction::Reply => context.hops().to_client(snapshot, stored)?,
-    };
-    if packet.ethernet.tags.is_empty()
-        && let Some(exit) = untagged_exit(snapshot, stored, &to)
-    {
-        return rewrite(context, snapshot, arrived, found, &exit);
-    }
-    rewrite_other(context, snapshot, arrived, *found, to)
-}
-
-/// Whether the packet changes nothing in its session, as nearly all do not. The session's cache line then
-/// stays shared between the cores that read it.
-#[inline(always)]
-fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: Now) -> bool {
-    stored.seen() == now.tick()
-        && !flags.has_any(TcpFlags::SYN | TcpFlags::RST)
-        && stored.tcp().on_packet(direction, flags) == stored.tcp()
-}
-
-/// Replies return to the hop that the client's packets come from: when its gateway fails over to another MAC
-/// address or port, the next packet moves the return path.
-#[inline(always)]
-fn follow_client<F: FrameBuf>(
-    context: &WorkerContext,
-    arrived: &Arrived<'_, F>,
-    at: SessionRef,
-    stored: &Stored,
-) {
-    let ethernet = &arrived.packet.ethernet;
-    let hop = NextHop {
-        port: arrived.frame.port(),
-        mac: ethernet.source,
-    };
-    if hop != stored.hop() || ethernet.tags != stored.tags() {
-        context.shared.sessions.set_hop(at, hop, ethernet.tags);
-    }
-}
-
-/// Rewrites a packet that has or gets VLAN tags, or that leaves by a bridge port.
+/// Pass 1: reads the headers, hashes each flow and prefetches its index bucket. Returns those
+/// that are no plain packets.
 #[inline(never)]
-fn rewrite_other<F: FrameBuf>(
+pub(crate) fn classify<F: FrameBuf>(
     context: &WorkerContext,
-    snapshot: &Snapshot,
-    arrived: Arrived<'_, F>,
-    found: FoundSession<'_>,
-    to: EgressHop,
-) -> Result<PortId, Stop> {
-    let ingress = (arrived.frame.port(), &arrived.packet.ethernet);
-    let exit = Exit::of(snapshot, ingress, (&found.stored, found.direction), &to)?;
-    rewrite(context, snapshot, arrived, &found, &exit)
+    batch: &mut Batch,
+    frames: &[F],
+) -> PacketSet {
+    let mut exceptions = PacketSet::default();
+    let mut bytes = 0;
+    let reader = context.shared.sessions.reader();
+    for (at, (frame, slot)) in frames.iter().zip(&mut *batch.slots).enumerate() {
+        let (head, rest) = (frame.bytes(), frame.rest_len());
+        bytes += (head.len() + rest) as u64;
+        match plain::read(head, &reader) {
+            Some((Plain { kind, len }, place)) if rest == 0 => {
+                slot.bucket = place.bucket;
+                slot.tag = place.tag;
+                slot.len = len;
+                slot.kind = kind;
+            }
+            _ => {
+                *slot = Slot::default();
+                exceptions.insert(at);
+            }
+        }
+    }
+    context.counters.received.packets.add(frames.len() as u64);
+    context.counters.received.bytes.add(bytes);
+    exceptions
 }
 
-/// Rewrites a packet for its exit.
+/// Pass 2: reads the index and prefetches the session lines.
+#[inline(never)]
+pub(crate) fn find_lanes(context: &WorkerContext, batch: &mut Batch) {
+    let reader = context.shared.sessions.reader();
+    let count = batch.len();
+    for slot in &mut batch.slots[..count] {
+        slot.lane = reader.first(slot.place());
+    }
+}
+
+/// With many backends: prefetches what pass 3 reads of them.
+#[inline(never)]
+pub(crate) fn prefetch_backends(context: &WorkerContext, batch: &Batch, snapshot: &Snapshot) {
+    let lines = context.shared.sessions.reader().lines();
+    for slot in &batch.slots[..batch.len()] {
+        if let Some(line) = lines.get(slot.lane.slot() as usize) {
+            let backend = line.backend();
+            snapshot.prefetch_backend(backend);
+            context.shared.next_hops.prefetch(backend);
+            context.counters.prefetch_backend(backend);
+        }
+    }
+}
+
+/// What pass 3 decides by.
+#[derive(Clone, Copy)]
+pub(crate) struct FastPath<'a> {
+    lines: &'a [Line],
+    paths: &'a [BackendPath],
+    hops: &'a [AtomicU64],
+    counters: &'a [BackendCounters],
+    egresses: &'a [Egress; 256],
+    now: Tick,
+    /// Whether replies follow the kernel's routes.
+    routes_replies: bool,
+    /// Whether some policy wants the sessions' bytes.
+    counts_bytes: bool,
+    context: &'a WorkerContext,
+    snapshot: &'a Snapshot,
+}
+
+impl<'a> FastPath<'a> {
+    #[inline(always)]
+    pub(crate) fn new(context: &'a WorkerContext, snapshot: &'a Snapshot, now: Now) -> Self {
+        Self {
+            lines: context.shared.sessions.reader().lines(),
+            paths: &snapshot.paths,
+            hops: context.shared.next_hops.words(),
+            counters: context.counters.backends(),
+            egresses: &snapshot.egresses,
+            now: now.tick(),
+            routes_replies: context.routes.table().is_some(),
+            counts_bytes: context.closed.are_wanted(),
+            context,
+            snapshot,
+        }
+    }
+
+    /// Pass 3: compares each packet with its session and rewrites it, from number `start` of the batch up to
+    /// the first that takes the general path. Returns that one's number, or the batch's length.
+    #[inline(never)]
+    pub(crate) fn run<F: FrameBuf>(
+        &self,
+        frames: &mut [F],
+        batch: &mut Batch,
+        start: usize,
+    ) -> usize {
+        // Equally long, so that one check serves all three.
+        let backends = self.paths.len();
+        let (hops, counters) = (self.hops.get(..backends), self.counters.get(..backends));
+        let (Some(hops), Some(counters)) = (hops, counters) else {
+            return start;
+        };
+        let path = Self {
+            hops,
+            counters,
+            ..*self
+        };
+        let frames = &mut frames[start..];
+        let rest = start..batch.len();
+        let slots = &batch.slots[rest.clone()];
+        let ports = &mut batch.ports[rest.clone()];
+        let lens = &mut batch.lens[rest];
+        let packets = frames.iter_mut().zip(slots).zip(ports).zip(lens);
+        let mut at = start;
+        for (((frame, slot), port), frame_len) in packets {
+            let Some((egress, len)) = path.forward(frame, slot) else {
+                break;
+            };
+            *port = egress;
+            *frame_len = len;
+            at += 1;
+        }
+        at
+    }
+
+    /// Rewrites a packet; returns its egress port and the frame's length. `None`, with the frame unchanged,
+    /// if it takes the general path.
+    #[inline(always)]
+    fn forward<F: FrameBuf>(&self, frame: &mut F, slot: &Slot) -> Option<(PortId, u32)> {
+        let line = self.lines.get(slot.lane.slot() as usize)?;
+        match (slot.kind, slot.lane.is_reply()) {
+            (Kind::V4Tcp, false) => self.forward_as::<F, false, false, false>(frame, slot, line),
+            (Kind::V4Tcp, true) => self.forward_as::<F, false, false, true>(frame, slot, line),
+            (Kind::V4Udp, false) => self.forward_as::<F, false, true, false>(frame, slot, line),
+            (Kind::V4Udp, true) => self.forward_as::<F, false, true, true>(frame, slot, line),
+            (Kind::V6Tcp, false) => self.forward_as::<F, true, false, false>(frame, slot, line),
+            (Kind::V6Tcp, true) => self.forward_as::<F, true, false, true>(frame, slot, line),
+            (Kind::V6Udp, false) => self.forward_as::<F, true, true, false>(frame, slot, line),
+            (Kind::V6Udp, true) => self.forward_as::<F, true, true, true>(frame, slot, line),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "takes the port; a buffer is shorter than 4 GiB"
+    )]
+    fn forward_as<F: FrameBuf, const V6: bool, const UDP: bool, const REPLY: bool>(
+        &self,
+        frame: &mut F,
+        slot: &Slot,
+        line: &Line,
+    ) -> Option<(PortId, u32)> {
+        let kind = const {
+            match (V6, UDP) {
+                (false, false) => Kind::V4Tcp,
+                (false, true) => Kind::V4Udp,
+                (true, false) => Kind::V6Tcp,
+                (true, true) => Kind::V6Udp,
+            }
+        };
+        let PortId(ingress) = frame.port();
+        let bytes = frame.bytes_mut();
+        let frame_len = bytes.len();
+        let headers = Headers::<V6, UDP>::of(bytes)?;
+        let session = line.glimpse()?;
+        let backend = session.backend();
+        let path = self.paths.get(backend.index())?;
+        let side = if REPLY {
+            &path.to_client
+        } else {
+            &path.to_backend
+        };
+        if path.kind != Some(kind) {
+            return None;
+        }
+
+        let differences = differences::<V6, UDP, REPLY>(&headers, &session, side);
+        if differences != 0 {
+            return None;
+        }
+        let hop = if REPLY {
+            self.hop_to_client(&session)?
+        } else {
+            let last_hop = u64::from(ingress) << 48 | headers.source_mac();
+            self.hop_to_backend(&session, last_hop)?
+        };
+        let egress = &self.egresses[usize::from((hop >> 48) as u8)];
+        let counters = self.counters.get(backend.index())?;
+        if slot.len > egress.mtu || headers.hop_limit() <= 1 {
+            return None;
+        }
+        if session.seen != self.now && !touch(path, line, session.last_seen(), self.now) {
+            return None;
+        }
+
+        headers.rewrite::<REPLY>(egress.mac.to(hop), &side.translation);
+        let traffic = if REPLY {
+            &counters.reply
+        } else {
+            &counters.forward
+        };
+        traffic.packets.add(1);
+        traffic.bytes.add(frame_len as u64);
+        if self.counts_bytes {
+            let session = (session.at(slot.lane), backend);
+            count_bytes(self.context, self.snapshot, session, frame_len);
+        }
+        Some((PortId(egress.wire), frame_len as u32))
+    }
+
+    /// The backend's next hop. `None` if it is unresolved, or if the client's return hop changed.
+    #[inline(always)]
+    fn hop_to_backend(&self, session: &Glimpse, last_hop: u64) -> Option<u64> {
+        let hop = self.hops.get(session.backend().index())?;
+        let hop = hop.load(Ordering::Relaxed);
+        (session.hop() == last_hop && is_resolved(hop)).then_some(hop)
+    }
+
+    /// The session's return hop. `None` if it is tagged, or if the kernel's routes decide.
+    #[inline(always)]
+    fn hop_to_client(&self, session: &Glimpse) -> Option<u64> {
+        (!session.is_hop_tagged() && !self.routes_replies).then(|| session.hop())
+    }
+}
+
+/// 0 if the packet is the session's and changes nothing in it: all differences, for one branch.
 #[inline(always)]
-fn rewrite<F: FrameBuf>(
-    context: &WorkerContext,
-    snapshot: &Snapshot,
-    Arrived { frame, packet }: Arrived<'_, F>,
-    found: &FoundSession<'_>,
-    exit: &Exit<'_>,
-) -> Result<PortId, Stop> {
-    let FoundSession {
-        at,
-        ref stored,
-        direction,
-        backend,
-    } = *found;
-    if exit.routed && packet.hop_limit <= 1 {
-        return Err(Stop::Undeliverable(Undeliverable::HopLimit));
-    }
-    // Also in transparent mode: without an error the sender would wait forever.
-    let too_big = packet.end - packet.network > exit.egress.mtu;
-    if too_big && !Fragmentation::is_allowed(frame.bytes(), packet) {
-        return Err(Stop::Undeliverable(Undeliverable::TooBig(exit.egress.mtu)));
-    }
-    let full;
-    let mut changes = if let Some(changes) = destination_nat(stored, backend, direction) {
-        changes
+fn differences<const V6: bool, const UDP: bool, const REPLY: bool>(
+    headers: &Headers<'_, V6, UDP>,
+    session: &Glimpse,
+    side: &Side,
+) -> u64 {
+    let protocol = const { [Protocol::Tcp, Protocol::Udp][UDP as usize] };
+    let direction = const { [Direction::Forward, Direction::Reply][REPLY as usize] };
+    let (addresses, ports) = if REPLY {
+        let from = headers.compare_address::<true>(side.far);
+        let to = headers.compare_address::<false>(session.client);
+        let ports = u32::from(side.port) << 16 | u32::from(session.source_port());
+        (from | to, ports)
     } else {
-        full = full_nat(*stored, backend, snapshot, direction);
-        full.changes()
+        let from = headers.compare_address::<true>(session.client);
+        let to = headers.compare_address::<false>(side.far);
+        (from | to, session.request_ports())
     };
-    changes.link = exit.next.as_ref().map(|next| (&exit.egress.mac, next));
-    changes.decrement_hop_limit = exit.routed;
-    changes.apply(frame.bytes_mut(), packet);
-    exit.retag(frame, &packet.ethernet)?;
-    let len = frame.frame_len() as u64;
-    count(context, backend.id, direction, len);
-    if context.closed.is_wanted_by(backend) {
-        context.shared.sessions.add_bytes(at, len);
-    }
-    if too_big {
-        return Err(Stop::Fragment(exit.egress.wire, exit.egress.mtu));
-    }
-    Ok(exit.egress.wire)
+    addresses
+        | u64::from(headers.ports() ^ ports)
+        | session.source_nat()
+        | u64::from(session.change(direction, protocol))
 }
 
-#[inline(always)]
-fn count(context: &WorkerContext, backend: BackendId, direction: Direction, len: u64) {
-    let counters = context.counters.backend(backend);
-    let traffic = match direction {
-        Direction::Forward => &counters.forward,
-        Direction::Reply => &counters.reply,
-    };
-    traffic.packets.add(1);
-    traffic.bytes.add(len);
+/// Notes that the session was seen in this tick, unless another worker's clock is ahead. `false` if it has
+/// expired, or is not assured yet: time alone may then change its state.
+#[inline(never)]
+fn touch(path: &BackendPath, line: &Line, last_seen: LastSeen, now: Tick) -> bool {
+    let expires = |timeouts: &TimeoutTicks| last_seen.is_expired(timeouts, now);
+    if !last_seen.is_assured() || path.timeouts.as_ref().is_none_or(expires) {
+        return false;
+    }
+    if last_seen.tick < now {
+        line.touch(now);
+    }
+    true
+}
+
+/// Adds to the session's bytes if its backend's policy wants them.
+#[inline(never)]
+fn count_bytes(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    (at, backend): (SessionRef, BackendId),
+    len: usize,
+) {
+    if let Some(backend) = snapshot.backend(backend)
+        && context.closed.is_wanted_by(backend)
+    {
+        context.shared.sessions.add_bytes(at, len as u64);
+    }
+}
+
+/// Pass 4, if all packets of a batch are rewritten: sends them.
+#[inline(never)]
+pub(crate) fn send<I: FrameIo>(
+    context: &WorkerContext,
+    io: &mut I,
+    batch: &Batch,
+    frames: &mut Vec<I::Frame>,
+) {
+    let count = batch.len();
+    let (ports, lens) = (&batch.ports[..count], &batch.lens[..count]);
+    let mut packets = count as u64;
+    let mut bytes = u64::from(lens.iter().sum::<u32>());
+    io.send_batch(frames, ports, |at, reason| {
+        packets -= 1;
+        bytes -= u64::from(lens[at]);
+        context.counters.dropped(reason).add(1);
+    });
+    context.counters.transmitted.packets.add(packets);
+    context.counters.transmitted.bytes.add(bytes);
 }

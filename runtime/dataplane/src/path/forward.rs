@@ -3,11 +3,14 @@
 //! Each pass goes over the whole batch, so that the wait for one packet's memory is filled with work on the
 //! others:
 //!
-//! 1. `classify.rs`: parse and hash.
-//! 2. `look_up`: find each packet's session; rewrite the packets of established ones
-//!    (`fast_path.rs`).
+//! 1. Classify: read the headers and hash the flow (`fast_path.rs`); what is no plain packet is parsed
+//!    (`classify.rs`).
+//! 2. `look_up`: find each packet's session; rewrite the packets of established ones (`fast_path.rs`). Those
+//!    that change their session, or leave in an uncommon way, take the general path (`general_path.rs`).
 //! 3. `open_sessions`: one policy call per service with new flows (`new_flows.rs`).
 //! 4. `send_all`: rewrite the packets that opened sessions, and send.
+//!
+//! A batch of which every packet is rewritten in pass 2 is sent at once.
 //!
 //! Fragments leave this path in pass 1 and rejoin it before pass 4 (see [`crate::fragments`]).
 //!
@@ -17,14 +20,15 @@
 
 use std::sync::Arc;
 
-use waxwing_packet::{IpPacket, icmp};
+use waxwing_packet::{IpPacket, icmp, parse_plain};
 
-use super::classify::classify;
-use super::flow::{FoundSession, find, match_with, tuple_of};
+use super::classify::classify_exceptions;
+use super::fast_path::FastPath;
+use super::flow::{find, tuple_of};
 use super::new_flows::NewFlows;
 use super::{
-    Arrived, Batch, SharedState, Verdict, WorkerContext, fast_path, fragment_out, no_session,
-    reject, slow_path,
+    Arrived, Batch, PacketSet, SharedState, Verdict, WorkerContext, fast_path, fragment_out,
+    no_session, reject, slow_path,
 };
 use crate::counters::WorkerCounters;
 use crate::egress::bridge_exit;
@@ -80,9 +84,18 @@ impl Forwarder {
             new_flows,
             fragments,
         } = self;
-        batch.clear();
-        classify(context, fragments, batch, &epoch.snapshot, frames, now);
-        look_up(context, batch, &epoch.snapshot, frames, now);
+        let snapshot = &epoch.snapshot;
+        batch.begin(frames.len());
+        let mut exceptions = fast_path::classify(context, batch, frames);
+        if !exceptions.is_empty() {
+            let classified = (&mut *batch, exceptions);
+            classify_exceptions(context, fragments, classified, snapshot, frames, now);
+        }
+        exceptions = look_up(context, batch, exceptions, snapshot, frames, now);
+        if exceptions.is_empty() {
+            return fast_path::send(context, io, batch, frames);
+        }
+        batch.note_forwarded(exceptions);
         open_sessions(context, new_flows, batch, epoch, frames, now);
         if fragments.is_due() {
             fragments.settle(context, batch, frames, now);
@@ -128,87 +141,128 @@ impl Forwarder {
     }
 }
 
-/// Pass 2: finds each packet's session. The first round reads the index and prefetches the sessions; with
-/// many backends, another prefetches those. The last round rewrites the packets of sessions that stand,
-/// closes sessions that do not, and finds new flows.
+/// Pass 2: finds each packet's session and rewrites the packets of sessions that stand, in the order of
+/// arrival, since a packet sees what the ones before it changed. Closes sessions that do not stand, and finds
+/// new flows. Returns the packets that are not rewritten.
 #[inline(never)]
 fn look_up<F: FrameBuf>(
     context: &mut WorkerContext,
     batch: &mut Batch,
+    exceptions: PacketSet,
     snapshot: &Snapshot,
     frames: &mut [F],
     now: Now,
-) {
-    for verdict in &mut batch.verdicts {
-        if let Verdict::Lookup(hash, candidate) = verdict {
-            *candidate = context.shared.sessions.prefetch_session(*hash);
+) -> PacketSet {
+    fast_path::find_lanes(context, batch);
+    if snapshot.is_far() {
+        fast_path::prefetch_backends(context, batch, snapshot);
+    }
+    // Exceptions stop the fast path, but the index has told whether they may have a session.
+    let mut absent = PacketSet::default();
+    for at in exceptions.iter() {
+        let lane = std::mem::take(&mut batch.slots[at].lane);
+        if lane.is_none() {
+            absent.insert(at);
         }
     }
-    if snapshot.is_far() {
-        prefetch_backends(context, batch, snapshot);
-    }
-    let packets_and_verdicts = batch.packets.iter().zip(&mut batch.verdicts);
-    for (frame, (packet, verdict)) in frames.iter_mut().zip(packets_and_verdicts) {
-        let (Verdict::Lookup(hash, candidate), Some(packet)) = (&*verdict, packet) else {
-            continue;
-        };
-        let (hash, candidate) = (*hash, *candidate);
-        let mut arrived = Arrived { frame, packet };
-        let Some(candidate) = candidate else {
-            *verdict = no_session::verdict(context, snapshot, arrived, hash, now);
-            continue;
-        };
-        // Each arm assigns: a verdict is large, and most are small variants that need not be built apart.
-        if let Some(tuple) = tuple_of(packet)
-            && let Some((at, stored)) = context.shared.sessions.read(candidate)
-            && let Some((backend, direction)) = match_with(&stored, snapshot, &tuple)
-        {
-            let found = FoundSession {
-                at,
-                stored,
-                direction,
-                backend,
-            };
-            match fast_path::forward(context, snapshot, arrived.reborrow(), &found, now) {
-                Ok(port) => *verdict = Verdict::Forward(port),
-                Err(stop) => {
-                    *verdict = slow_path::resolve(context, stop, snapshot, arrived, found, now);
+    let mut left = PacketSet::default();
+    let mut at = 0;
+    while at < batch.len() {
+        if !batch.slots[at].lane.is_none() {
+            at = FastPath::new(context, snapshot, now).run(frames, batch, at);
+            if at == batch.len() {
+                break;
+            }
+            let slot = &mut batch.slots[at];
+            if !slot.lane.is_none() {
+                // Most likely another flow's entry, with the same tag.
+                let next = context
+                    .shared
+                    .sessions
+                    .reader()
+                    .next(slot.place(), slot.lane);
+                if !next.is_none() {
+                    slot.lane = next;
+                    continue;
                 }
             }
+        }
+        let is_absent = if exceptions.contains(at) {
+            absent.contains(at)
         } else {
-            *verdict = look_up_again(context, snapshot, arrived, hash, now);
+            parse(context, batch, at, &frames[at]);
+            batch.slots[at].lane.is_none()
+        };
+        if !look_up_one(
+            context,
+            batch,
+            (at, is_absent),
+            snapshot,
+            &mut frames[at],
+            now,
+        ) {
+            left.insert(at);
         }
+        at += 1;
     }
+    left
 }
 
-#[inline(never)]
-fn prefetch_backends(context: &WorkerContext, batch: &Batch, snapshot: &Snapshot) {
-    for verdict in &batch.verdicts {
-        if let Verdict::Lookup(_, Some(candidate)) = verdict
-            && let Some(backend) = context.shared.sessions.guess_backend(*candidate)
-        {
-            snapshot.prefetch_backend(backend);
-            context.shared.next_hops.prefetch(backend);
-            context.counters.prefetch_backend(backend);
-        }
-    }
+/// Parses a packet that the fast path has read but not rewritten.
+fn parse<F: FrameBuf>(context: &WorkerContext, batch: &mut Batch, at: usize, frame: &F) {
+    let packet = parse_plain(frame.bytes());
+    let tuple = packet.as_ref().and_then(tuple_of);
+    debug_assert!(
+        tuple.is_some(),
+        "what the fast path reads is a plain packet"
+    );
+    let verdict = tuple.map_or(Verdict::Drop(DropReason::Malformed), |tuple| {
+        Verdict::Lookup(context.shared.sessions.hash(&tuple))
+    });
+    batch.set(at, packet, verdict);
 }
 
-/// For a flow whose first candidate was another session with the same tag, or one that has ended: looks at
-/// all candidates.
-#[cold]
+/// One packet by the general path; if it `is_absent`, no session is in the index. Returns whether it is
+/// rewritten.
 #[inline(never)]
-fn look_up_again<F: FrameBuf>(
+fn look_up_one<F: FrameBuf>(
+    context: &mut WorkerContext,
+    batch: &mut Batch,
+    (at, is_absent): (usize, bool),
+    snapshot: &Snapshot,
+    frame: &mut F,
+    now: Now,
+) -> bool {
+    let (Verdict::Lookup(hash), Some(packet)) = (batch.verdicts[at], &batch.packets[at]) else {
+        return false;
+    };
+    let arrived = Arrived { frame, packet };
+    let verdict = if is_absent {
+        no_session::verdict(context, snapshot, arrived, hash, now)
+    } else {
+        look_up_session(context, snapshot, arrived, hash, now)
+    };
+    batch.verdicts[at] = verdict;
+    if let Verdict::Forward(port) = verdict {
+        batch.set_forwarded(at, port, frame.frame_len());
+        return true;
+    }
+    false
+}
+
+/// The verdict on a TCP or UDP packet that may have a session.
+#[inline(never)]
+fn look_up_session<F: FrameBuf>(
     context: &mut WorkerContext,
     snapshot: &Snapshot,
     arrived: Arrived<'_, F>,
     hash: FlowHash,
     now: Now,
 ) -> Verdict {
-    let packet = arrived.packet;
-    let found =
-        tuple_of(packet).and_then(|tuple| find(&context.shared.sessions, snapshot, &tuple, hash));
-    match found {
+    let Some(tuple) = tuple_of(arrived.packet) else {
+        return Verdict::PassToKernel;
+    };
+    match find(&context.shared.sessions, snapshot, &tuple, hash) {
         Some(found) => slow_path::forward(context, snapshot, arrived, &found, now),
         None => no_session::verdict(context, snapshot, arrived, hash, now),
     }
@@ -314,7 +368,7 @@ fn finish<I: FrameIo>(
         },
         (Verdict::Held, _) => return,
         (Verdict::Drop(reason), _) => Err(reason),
-        (Verdict::Lookup(..) | Verdict::NewFlow(..) | Verdict::LaterFragment(..), _)
+        (Verdict::Lookup(_) | Verdict::NewFlow(..) | Verdict::LaterFragment(..), _)
         | (Verdict::Session(..), _)
         | (_, None) => {
             debug_assert!(false, "the passes before leave no other verdict");

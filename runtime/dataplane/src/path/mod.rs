@@ -12,6 +12,7 @@ mod fast_path;
 mod flow;
 mod forward;
 mod fragment_out;
+mod general_path;
 mod handshake;
 mod icmp_errors;
 mod linearize;
@@ -31,7 +32,7 @@ mod verdict;
 mod vip_responder;
 
 pub(crate) use announce::Announcements;
-pub(crate) use batch::{Arrived, Batch};
+pub(crate) use batch::{Arrived, Batch, PacketSet, Slot};
 pub(crate) use context::WorkerContext;
 pub(crate) use flow::tuple_of;
 pub use forward::Forwarder;

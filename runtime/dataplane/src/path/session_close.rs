@@ -71,11 +71,17 @@ impl ClosedSessions {
         }
     }
 
+    /// Whether any policy wants closed sessions and their bytes.
+    #[inline(always)]
+    pub(crate) fn are_wanted(&self) -> bool {
+        !self.wanted_by.is_empty()
+    }
+
     /// Whether the backend's policy wants closed sessions and their bytes.
     #[inline]
     pub(crate) fn is_wanted_by(&self, backend: &Backend) -> bool {
         // Runs for every packet: one branch if no policy wants them.
-        !self.wanted_by.is_empty()
+        self.are_wanted()
             && backend
                 .policy
                 .is_some_and(|policy| self.wanted_by.get(policy) == Some(&true))
@@ -182,6 +188,9 @@ impl ClosedSessions {
     pub(crate) fn deliver(&mut self, epoch: &mut Epoch) {
         let sessions = &self.shared.sessions;
         let pending = self.pending.get_mut();
+        if pending.is_empty() {
+            return;
+        }
         pending.sort_unstable_by_key(|pending| pending.service);
         let mut reported = 0;
         for _ in 0..CALLS_MAX {

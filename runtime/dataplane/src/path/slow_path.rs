@@ -5,12 +5,12 @@ use waxwing_packet::{Address, IpPacket};
 
 use super::flow::FoundSession;
 use super::verdict::Stop;
-use super::{Arrived, Verdict, WorkerContext, fast_path, session_check};
+use super::{Arrived, Verdict, WorkerContext, general_path, session_check};
 use crate::model::Backend;
 use crate::session::{Direction, Session, SessionRef};
 use crate::{DropReason, FrameBuf, Now, Snapshot};
 
-/// [`fast_path::forward`], with the verdict on a packet that stops.
+/// [`general_path::forward`], with the verdict on a packet that stops.
 #[inline(never)]
 pub(crate) fn forward<F: FrameBuf>(
     context: &mut WorkerContext,
@@ -19,7 +19,7 @@ pub(crate) fn forward<F: FrameBuf>(
     found: &FoundSession<'_>,
     now: Now,
 ) -> Verdict {
-    match fast_path::forward(context, snapshot, arrived.reborrow(), found, now) {
+    match general_path::forward(context, snapshot, arrived.reborrow(), found, now) {
         Ok(port) => Verdict::Forward(port),
         Err(stop) => resolve(context, stop, snapshot, arrived, *found, now),
     }
@@ -45,7 +45,7 @@ pub(crate) fn forward_opened<F: FrameBuf>(
         direction,
         backend,
     };
-    match fast_path::forward_checked(context, snapshot, arrived.reborrow(), &found, now) {
+    match general_path::forward_checked(context, snapshot, arrived.reborrow(), &found, now) {
         Ok(port) => Verdict::Forward(port),
         Err(stop) => resolve(context, stop, snapshot, arrived, found, now),
     }

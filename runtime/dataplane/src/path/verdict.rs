@@ -2,15 +2,14 @@
 
 use waxwing_packet::Fragment;
 
-use crate::session::{Candidate, Direction, FlowHash, Session, SessionRef};
+use crate::session::{Direction, FlowHash, Session, SessionRef};
 use crate::{DropReason, PortId, ServiceId};
 
 /// What happens to a frame, as far as the passes so far have decided.
 #[derive(Clone, Copy)]
 pub(crate) enum Verdict {
-    /// TCP or UDP: its session is to be looked up. The candidate is what the index returned, once it was
-    /// asked.
-    Lookup(FlowHash, Option<Candidate>),
+    /// TCP or UDP: its session is to be looked up.
+    Lookup(FlowHash),
     /// It belongs to this session and is not rewritten yet: the session was opened in this batch, or is
     /// known from the datagram's first fragment.
     Session(SessionRef, Session, Direction),

@@ -48,17 +48,7 @@ impl Session {
     #[inline]
     #[must_use]
     pub const fn timeout_ticks(&self, timeouts: &TimeoutTicks) -> u32 {
-        match (self.protocol, self.tcp.phase()) {
-            (Protocol::Udp, _) if self.is_assured() => timeouts.udp,
-            (Protocol::Udp, _) => timeouts.udp_unassured,
-            (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
-            (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
-            (Protocol::Tcp, Phase::Closing) if self.is_assured() => timeouts.tcp_closing,
-            (Protocol::Tcp, Phase::Closing) if timeouts.tcp_closing > UNASSURED_CLOSING_TICKS => {
-                UNASSURED_CLOSING_TICKS
-            }
-            (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
-        }
+        timeout_ticks(self.protocol, self.tcp, timeouts)
     }
 
     /// See [`TcpState::is_assured`].
@@ -74,6 +64,25 @@ impl Session {
     #[must_use]
     pub const fn is_expired(&self, timeouts: &TimeoutTicks, now: Tick) -> bool {
         now.since(self.seen) > self.timeout_ticks(timeouts)
+    }
+}
+
+/// See [`Session::timeout_ticks`].
+pub(super) const fn timeout_ticks(
+    protocol: Protocol,
+    tcp: TcpState,
+    timeouts: &TimeoutTicks,
+) -> u32 {
+    match (protocol, tcp.phase()) {
+        (Protocol::Udp, _) if tcp.is_assured(protocol) => timeouts.udp,
+        (Protocol::Udp, _) => timeouts.udp_unassured,
+        (Protocol::Tcp, Phase::HalfOpen) => timeouts.tcp_half_open,
+        (Protocol::Tcp, Phase::Established) => timeouts.tcp_established,
+        (Protocol::Tcp, Phase::Closing) if tcp.is_assured(protocol) => timeouts.tcp_closing,
+        (Protocol::Tcp, Phase::Closing) if timeouts.tcp_closing > UNASSURED_CLOSING_TICKS => {
+            UNASSURED_CLOSING_TICKS
+        }
+        (Protocol::Tcp, Phase::Closing) => timeouts.tcp_closing,
     }
 }
 

@@ -1,14 +1,14 @@
 //! The index: from a flow's hash to the slots that may hold its session.
 //!
-//! Invariant: only its owner writes a lane. A thread takes an empty lane by compare-and-swap and then sets the
-//! lane's tag. Neither changes until the thread that removes the session clears the tag and then the lane. So
-//! the tag of an empty lane is empty too, and no thread clears or overwrites another one's.
+//! Invariant: only its owner writes a lane. A thread takes an empty lane by compare-and-swap and then sets
+//! the lane's tag. Neither changes until the thread that removes the session clears the tag and then the
+//! lane. So the tag of an empty lane is empty too, and no thread clears or overwrites another one's.
 //!
-//! Each hash has two buckets. A flow goes to the first one unless ten of its twelve lanes are in use; so nearly
-//! every lookup reads one cache line. At most a third of all lanes is in use: a mean of four in a bucket. Then
-//! one bucket in 120 has ten in use, and one flow in 1,000 goes to its second bucket. Above ten a bucket grows
-//! only if both are as full, so the tail falls doubly exponentially (Azar et al., "Balanced Allocations"). An
-//! insert fails only if both buckets are full.
+//! Each hash has two buckets. A flow goes to the first one unless ten of its twelve lanes are in use; so
+//! nearly every lookup reads one cache line. At most a third of all lanes is in use: a mean of four in a
+//! bucket. Then one bucket in 120 has ten in use, and one flow in 1,000 goes to its second bucket. Above ten
+//! a bucket grows only if both are as full, so the tail falls doubly exponentially (Azar et al., "Balanced
+//! Allocations"). An insert fails only if both buckets are full.
 //!
 //! Before a flow goes to its second bucket, the first one is marked, and stays so. Without the mark a lookup
 //! does not read the second bucket.
@@ -25,8 +25,6 @@ use crate::prefetch::prefetch_at;
 const LANES: usize = 12;
 /// Numbers of lanes in a position: a power of two, so that a position is taken apart by shifts.
 const LANE_NUMBERS: usize = 16;
-/// A first bucket with this many lanes in use sends further flows to their second one.
-const FIRST_MAX: u32 = 10;
 
 /// The fewest buckets, so that a small table has room whatever the hashes are.
 #[cfg(not(loom))]
@@ -38,10 +36,12 @@ const BUCKETS_MIN: usize = 2;
 ///
 /// The slot plus one; the top bit says that the flow is the session's reply. 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Lane(u32);
+pub struct Lane(u32);
 
 impl Lane {
     pub(crate) const NONE: Self = Self(0);
+    /// No entry where a flow is looked for first, but there may be one elsewhere.
+    const ELSEWHERE: Self = Self(Self::REPLY);
     const REPLY: u32 = 1 << 31;
 
     /// `slot` is below [`super::SESSIONS_MAX`].
@@ -53,16 +53,18 @@ impl Lane {
     }
 
     #[inline(always)]
-    pub(crate) const fn is_none(self) -> bool {
+    #[must_use]
+    pub const fn is_none(self) -> bool {
         self.0 == 0
     }
 
     #[inline(always)]
-    pub(crate) const fn is_reply(self) -> bool {
+    #[must_use]
+    pub const fn is_reply(self) -> bool {
         self.0 & Self::REPLY != 0
     }
 
-    /// The slot. [`Lane::NONE`] gives a number beyond every table.
+    /// The slot; a number beyond every table if there is none.
     #[inline(always)]
     pub(crate) const fn slot(self) -> u32 {
         (self.0 & !Self::REPLY).wrapping_sub(1)
@@ -71,7 +73,7 @@ impl Lane {
 
 /// Where a hash is looked for first: its bucket, and its tag there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Place {
+pub struct Place {
     pub(crate) bucket: u32,
     pub(crate) tag: u8,
 }
@@ -115,8 +117,21 @@ const fn lowest(marks: u64) -> usize {
     (marks.trailing_zeros() / 8) as usize
 }
 
+/// The top bits of all bytes, side by side.
+#[inline(always)]
+const fn gathered(marks: u64) -> u32 {
+    ((marks >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
+}
+
+/// Whether a first bucket with these empty lanes takes a flow without a look at the second one.
+#[inline(always)]
+const fn has_more_than_two(free: u32) -> bool {
+    let one_less = free & free.wrapping_sub(1);
+    one_less & one_less.wrapping_sub(1) != 0
+}
+
 impl Bucket {
-    /// The first lane with this tag.
+    /// The first lane with this tag; [`Lane::ELSEWHERE`] if there is none here and flows have overflowed.
     #[inline(always)]
     fn first(&self, tag: u8) -> Lane {
         let hits = equal(self.tags[0].load(Ordering::Acquire), tag);
@@ -124,7 +139,11 @@ impl Bucket {
             // The mask is for the compiler: no byte of a word has a higher number.
             return self.lane(lowest(hits) & 7);
         }
-        let hits = equal(self.tags[1].load(Ordering::Acquire), tag) & TAGGED[1];
+        let tags = self.tags[1].load(Ordering::Acquire);
+        let hits = equal(tags, tag) & TAGGED[1];
+        if hits == 0 && tags & OVERFLOWED != 0 {
+            return Lane::ELSEWHERE;
+        }
         self.lane(8 + lowest(hits))
     }
 
@@ -152,27 +171,31 @@ impl Bucket {
         None
     }
 
-    /// Fills an empty lane; returns its number.
-    fn fill(&self, tag: u8, lane: Lane) -> Option<usize> {
-        for (word, tags) in self.tags.iter().enumerate() {
-            let mut free = empty(tags.load(Ordering::Relaxed)) & TAGGED[word];
-            while free != 0 {
-                let number = 8 * word + lowest(free);
-                // Its owner may have cleared the tag and not yet the lane, or taken the lane and not yet set
-                // the tag.
-                let taken = self.lanes[number].compare_exchange(
-                    0,
-                    lane.0,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                );
-                if taken.is_ok() {
-                    let tag = u64::from(tag) << (8 * (number % 8));
-                    tags.fetch_or(tag, Ordering::AcqRel);
-                    return Some(number);
-                }
-                free &= free - 1;
+    /// The empty lanes, a bit each.
+    #[inline(always)]
+    fn free(&self) -> u32 {
+        let [low, high] = [0, 1].map(|word| {
+            let tags = self.tags[word].load(Ordering::Relaxed);
+            gathered(empty(tags) & TAGGED[word])
+        });
+        low | high << 8
+    }
+
+    /// Fills one of the lanes `free`; returns its number.
+    #[inline(always)]
+    fn fill(&self, mut free: u32, tag: u8, lane: Lane) -> Option<usize> {
+        while free != 0 {
+            let number = free.trailing_zeros() as usize;
+            // Its owner may have cleared the tag and not yet the lane, or taken the lane and not yet set the
+            // tag.
+            let taken =
+                self.lanes[number].compare_exchange(0, lane.0, Ordering::AcqRel, Ordering::Relaxed);
+            if taken.is_ok() {
+                let tag = u64::from(tag) << (8 * (number % 8));
+                self.tags[number / 8].fetch_or(tag, Ordering::AcqRel);
+                return Some(number);
             }
+            free &= free - 1;
         }
         None
     }
@@ -181,17 +204,6 @@ impl Bucket {
         let tag = 0xff << (8 * (number % 8));
         self.tags[number / 8].fetch_and(!tag, Ordering::AcqRel);
         self.lanes[number].store(0, Ordering::Release);
-    }
-
-    /// How many lanes are in use.
-    fn used(&self) -> u32 {
-        let words = self.tags.iter().zip(TAGGED);
-        words
-            .map(|(tags, lanes)| {
-                let free = empty(tags.load(Ordering::Relaxed)) & lanes;
-                (lanes ^ free).count_ones()
-            })
-            .sum()
     }
 
     #[inline(always)]
@@ -228,17 +240,6 @@ impl Index {
         Buckets(&self.buckets)
     }
 
-    /// The first slot that may hold the hash: nearly always the right one, if there is one.
-    #[inline(always)]
-    pub(super) fn first(&self, hash: FlowHash) -> Option<u32> {
-        let [first, other] = self.choices(hash).map(|at| &self.buckets[at]);
-        let lane = match first.first(tag(hash)) {
-            Lane::NONE if first.has_overflowed() => other.first(tag(hash)),
-            lane => lane,
-        };
-        (!lane.is_none()).then(|| lane.slot())
-    }
-
     /// The first `Some` that `visit` returns for a slot that may hold the hash.
     pub(super) fn find_map<T>(
         &self,
@@ -262,18 +263,29 @@ impl Index {
     pub(super) fn link(&self, hash: FlowHash, slot: u32, direction: Direction) -> Option<u32> {
         let lane = Lane::new(slot, direction);
         let [first, other] = self.choices(hash);
-        let used = self.buckets[first].used();
-        let order = if used >= FIRST_MAX && self.buckets[other].used() < used {
-            [other, first]
+        let free = self.buckets[first].free();
+        if has_more_than_two(free)
+            && let Some(number) = self.buckets[first].fill(free, tag(hash), lane)
+        {
+            return position(first, number);
+        }
+        self.link_either(hash, [first, other], lane)
+    }
+
+    /// Links a lane in the emptier bucket, or in the other one if that fills up meanwhile.
+    #[cold]
+    fn link_either(&self, hash: FlowHash, [first, other]: [usize; 2], lane: Lane) -> Option<u32> {
+        let [free, free_there] = [first, other].map(|at| self.buckets[at].free());
+        let order = if free_there.count_ones() > free.count_ones() {
+            [(other, free_there), (first, free)]
         } else {
-            [first, other]
+            [(first, free), (other, free_there)]
         };
-        order.into_iter().find_map(|at| {
+        order.into_iter().find_map(|(at, free)| {
             if at == other {
                 self.buckets[first].set_overflowed();
             }
-            let number = self.buckets[at].fill(tag(hash), lane)?;
-            u32::try_from(at * LANE_NUMBERS + number).ok()
+            position(at, self.buckets[at].fill(free, tag(hash), lane)?)
         })
     }
 
@@ -296,6 +308,10 @@ impl Index {
         let other = first + 1 + scale(low(hash), n - 1);
         [first, if other < n { other } else { other - n }]
     }
+}
+
+fn position(bucket: usize, lane: usize) -> Option<u32> {
+    u32::try_from(bucket * LANE_NUMBERS + lane).ok()
 }
 
 #[inline(always)]
@@ -440,13 +456,15 @@ mod tests {
         let marked = buckets.place(FlowHash(hash.0 | 0x800));
         assert_eq!(marked.tag, 0x80);
         assert!(index.buckets[marked.bucket as usize].has_overflowed());
-        assert!(buckets.first(marked).is_none());
+        assert_eq!(buckets.first(marked), Lane::ELSEWHERE);
     }
 
     #[test]
     fn empty_and_equal_bytes_are_found() {
         let tags = 0x8000_0180_ff00_7f01;
         assert_eq!(empty(tags), 0x0080_0000_0080_0000);
+        assert_eq!(gathered(empty(tags)), 0b0100_0100);
+        assert_eq!(gathered(TOPS), 0xff);
         assert_eq!(lowest(equal(tags, 0x7f)), 1);
         assert_eq!(lowest(equal(tags, 0x80)), 4);
         assert_eq!(lowest(equal(tags, 0x33)), 8);

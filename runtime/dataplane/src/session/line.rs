@@ -5,6 +5,7 @@
 
 use waxwing_packet::VlanTags;
 
+use super::glimpse::Glimpse;
 use super::stored::{self, Stored, is_live, tcp_of};
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use super::words::{high, pack};
@@ -14,7 +15,7 @@ use crate::{BackendId, NextHop, Tick};
 /// The line. [`Stored`] documents its words. Fields that are written together share a word.
 #[repr(align(64))]
 #[derive(Default)]
-pub(super) struct Line {
+pub(crate) struct Line {
     client: [AtomicU64; 2],
     endpoints: AtomicU64,
     state: AtomicU64,
@@ -54,6 +55,24 @@ impl Line {
                 return Some(stored);
             }
         }
+    }
+
+    /// Like [`Line::read`], but only what the fast path compares; `None` also if the session changed during
+    /// the read.
+    #[inline(always)]
+    pub(crate) fn glimpse(&self) -> Option<Glimpse> {
+        let state = self.state.load(Ordering::Acquire);
+        let glimpse = Glimpse {
+            client: [0, 1].map(|half: usize| self.client[half].load(Ordering::Relaxed)),
+            endpoints: self.endpoints.load(Ordering::Relaxed),
+            state,
+            hop: self.hop.load(Ordering::Relaxed),
+            seen: Tick(self.seen.load(Ordering::Relaxed)),
+        };
+        // See `read`.
+        fence(Ordering::Acquire);
+        let is_same = self.state.load(Ordering::Relaxed) == state;
+        (is_same && is_live(state)).then_some(glimpse)
     }
 
     #[inline(always)]
@@ -117,7 +136,7 @@ impl Line {
 
     /// The session's backend, if the line is live.
     #[inline(always)]
-    pub(super) fn backend(&self) -> BackendId {
+    pub(crate) fn backend(&self) -> BackendId {
         stored::backend_of(self.endpoints.load(Ordering::Relaxed))
     }
 
@@ -130,7 +149,7 @@ impl Line {
     /// Advances the last-seen tick and returns the previous one. It never goes back: workers read their
     /// clocks separately, and a stale caller must not age a newer session.
     #[inline]
-    pub(super) fn touch(&self, now: Tick) -> Tick {
+    pub(crate) fn touch(&self, now: Tick) -> Tick {
         Tick(self.seen.fetch_max(now.0, Ordering::Relaxed))
     }
 

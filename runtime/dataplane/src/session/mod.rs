@@ -10,8 +10,9 @@
 //! it or removing it, or it is live.
 //!
 //! 1. **A session appears at once.** An insert links both index entries, then fills the line, then sets the
-//!    version live (release). A reader that follows an entry before that store finds a free line and moves on;
-//!    after it, both directions find the whole session. No reader sees half a session, or one direction only.
+//!    version live (release). A reader that follows an entry before that store finds a free line and moves
+//!    on; after it, both directions find the whole session. No reader sees half a session, or one direction
+//!    only.
 //! 2. **A session disappears at once.** A remove sets the version free by one compare-and-swap, which one
 //!    caller wins. It then clears the index entries, and returns the slot last. So a free slot is linked
 //!    nowhere, and the index never holds more than two entries per slot.
@@ -19,10 +20,10 @@
 //!    are equal and live. The next owner of the slot writes its fields behind a release fence after the
 //!    version turned free, so a reader that saw one of its writes also sees the changed version. Versions
 //!    only count up: to mistake a reused line for the old one takes 2^31 reuses of a slot within one lookup.
-//! 4. **No miss.** An entry does not move while its session lives, and a lookup reads every entry that can hold
-//!    its flow: those in its first bucket and, if flows have overflowed from there, in its second. So a session that is live throughout a lookup is found. A lookup that overlaps
-//!    a remove and a new insert of its flow may miss both, since there was a moment without a session. That
-//!    is why an insert looks again.
+//! 4. **No miss.** An entry does not move while its session lives, and a lookup reads every entry that can
+//!    hold its flow: those in its first bucket and, if flows have overflowed from there, in its second. So a
+//!    session that is live throughout a lookup is found. A lookup that overlaps a remove and a new insert of
+//!    its flow may miss both, since there was a moment without a session. That is why an insert looks again.
 //! 5. **One session per tuple.** An insert holds the lock stripes of both its hashes while it looks for
 //!    either tuple and creates the session. A remove needs no stripe: it only turns "present" into "absent",
 //!    and clears its entries (release) after the version. So a thread that sees the newer session (acquire)
@@ -39,12 +40,14 @@
 
 mod connects;
 mod entry;
+mod glimpse;
 mod handshakes;
 mod hash;
 mod index;
 mod line;
 mod memory;
 mod pool;
+mod reader;
 mod stored;
 mod sync;
 mod table;
@@ -53,8 +56,13 @@ mod upkeep;
 mod words;
 
 pub use entry::{Candidate, Removed, Session, SessionRef, WORKER_UNCOUNTED};
+pub use glimpse::Glimpse;
+pub(crate) use glimpse::LastSeen;
 pub use hash::{FlowHash, Key, Tuple};
+pub use index::{Lane, Place};
+pub(crate) use line::Line;
 pub use pool::SlotCache;
+pub use reader::Reader;
 pub use stored::Stored;
 pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
 pub(crate) use tcp::is_opening;

@@ -3,6 +3,7 @@
 //! Invariant: [`Stored::session`] reverses [`Stored::new`], within the limits that [`Session`] states for its
 //! tags and worker.
 
+use waxwing_packet::plain::wire_words;
 use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 use super::words::{high, low, pack, pack16, ports};
@@ -13,11 +14,11 @@ use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 /// them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stored {
-    /// Address, upper and lower half.
+    /// Address, in the order of the wire ([`wire_words`]).
     pub(super) client: [u64; 2],
-    /// Source address (8 bits), backend (24), client port (16), source port (16).
+    /// Source address (8 bits), backend (24), client port (16), service port (16).
     pub(super) endpoints: u64,
-    /// Version (32 bits; odd is live), service port (16), UDP or not (1), worker (7), TCP state (8).
+    /// Version (32 bits; odd is live), source port (16), UDP or not (1), worker (7), TCP state (8).
     pub(super) state: u64,
     /// The return hop's sequence number, tag count and TPIDs (8 bits, see [`HopBits`]), port (8), MAC (48).
     pub(super) hop: u64,
@@ -29,23 +30,18 @@ pub struct Stored {
 
 impl Stored {
     /// Packs a session that lives under this version.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "takes the lower half of the address"
-    )]
     pub(super) fn new(session: &Session, version: u32) -> Self {
         debug_assert!(
             session.backend.0 <= BACKEND_BITS,
             "a backend id has 24 bits"
         );
-        let client = session.client.bits();
         let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
         let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
         let (route, tags) = HopBits::of(&session.tags, 0);
         Self {
-            client: [(client >> 64) as u64, client as u64],
-            endpoints: pack(far, pack16(session.client_port, session.source_port)),
-            state: pack(version, pack16(session.service_port, kind)),
+            client: wire_words(session.client),
+            endpoints: pack(far, pack16(session.client_port, session.service_port)),
+            state: pack(version, pack16(session.source_port, kind)),
             hop: hop_word(route, session.hop),
             tags,
             created: session.created.0,
@@ -56,8 +52,8 @@ impl Stored {
     /// Unpacks all of it.
     #[must_use]
     pub fn session(&self) -> Session {
-        let [client_port, source_port] = ports(low(self.endpoints));
-        let [service_port, kind] = ports(low(self.state));
+        let [client_port, service_port] = ports(low(self.endpoints));
+        let [source_port, kind] = ports(low(self.state));
         let [origin, _] = kind.to_be_bytes();
         Session {
             client: self.client(),
@@ -86,7 +82,7 @@ impl Stored {
     #[must_use]
     pub const fn client(&self) -> Address {
         let [upper, lower] = self.client;
-        Address::from_bits((upper as u128) << 64 | lower as u128)
+        Address::from_bits((u64::from_be(upper) as u128) << 64 | u64::from_be(lower) as u128)
     }
 
     /// See [`Session::source`].
@@ -101,12 +97,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
-        let [.., origin, _] = self.state.to_be_bytes();
-        if origin & UDP == UDP {
-            Protocol::Udp
-        } else {
-            Protocol::Tcp
-        }
+        protocol_of(self.state)
     }
 
     /// See [`Session::backend`].
@@ -120,7 +111,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn service_port(&self) -> u16 {
-        let [port, _] = ports(low(self.state));
+        let [_, port] = ports(low(self.endpoints));
         port
     }
 
@@ -161,8 +152,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn is_untagged(&self) -> bool {
-        let [route, ..] = self.hop.to_be_bytes();
-        HopBits(route).count() == 0
+        !is_hop_tagged(self.hop)
     }
 
     /// Whether the tuple has the client's address and port, and the service port.
@@ -180,7 +170,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn source_port(&self) -> u16 {
-        let [_, port] = ports(low(self.endpoints));
+        let [port, _] = ports(low(self.state));
         port
     }
 
@@ -188,8 +178,8 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn is_client_kept(&self) -> bool {
-        let [client_port, source_port] = ports(low(self.endpoints));
-        client_port == source_port && self.source().is_client()
+        let [client_port, _] = ports(low(self.endpoints));
+        client_port == self.source_port() && self.source().is_client()
     }
 }
 
@@ -225,6 +215,9 @@ struct HopBits(u8);
 const TPIDS: [u16; 2] = [0x8100, 0x88a8];
 
 impl HopBits {
+    /// The bits of the sequence number.
+    const SEQUENCE: u64 = 15;
+
     fn of(tags: &VlanTags, sequence: u8) -> (Self, u32) {
         let [outer, inner] = tags.tags;
         let bits = sequence & 15
@@ -290,6 +283,28 @@ fn hop_word(route: HopBits, hop: NextHop) -> u64 {
 #[inline(always)]
 pub(super) const fn backend_of(endpoints: u64) -> BackendId {
     BackendId(high(endpoints) & BACKEND_BITS)
+}
+
+#[inline(always)]
+pub(super) const fn protocol_of(state: u64) -> Protocol {
+    let [.., origin, _] = state.to_be_bytes();
+    if origin & UDP == UDP {
+        Protocol::Udp
+    } else {
+        Protocol::Tcp
+    }
+}
+
+#[inline(always)]
+pub(super) const fn is_hop_tagged(hop: u64) -> bool {
+    let [route, ..] = hop.to_be_bytes();
+    HopBits(route).count() != 0
+}
+
+/// A return hop's word without its sequence number.
+#[inline(always)]
+pub(super) const fn hop_without_sequence(hop: u64) -> u64 {
+    hop & !(HopBits::SEQUENCE << 56)
 }
 
 #[inline(always)]

@@ -13,13 +13,13 @@ use super::index::Index;
 use super::line::Line;
 use super::memory::allocate;
 use super::pool::{Pool, SlotCache};
+use super::reader::Reader;
 use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
 use super::words::{high, low};
 use super::{
     Candidate, Direction, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple,
 };
-use crate::prefetch::prefetch;
-use crate::{BackendId, NextHop, Now, Tick};
+use crate::{NextHop, Now, Tick};
 
 /// The largest table.
 pub const SESSIONS_MAX: u32 = 1 << 28;
@@ -116,30 +116,18 @@ impl SessionTable {
     #[inline]
     #[must_use]
     pub fn hash(&self, tuple: &Tuple) -> FlowHash {
-        self.key.hash(tuple)
+        self.key.local(tuple)
     }
 
-    /// Prefetches the first index bucket of a hash. Call it for a whole batch first.
-    #[inline]
-    pub fn prefetch(&self, hash: FlowHash) {
-        let _ = self.index.buckets().place(hash);
-    }
-
-    /// Reads the index, after [`SessionTable::prefetch`] was called for the whole batch, and prefetches the
-    /// line of the session that it names. `None` if the index has none.
-    #[inline(always)]
-    pub fn prefetch_session(&self, hash: FlowHash) -> Option<Candidate> {
-        let slot = self.index.first(hash)?;
-        prefetch(self.lines.get(slot as usize)?);
-        Some(Candidate(slot))
-    }
-
-    /// The backend of the session in a slot, to prefetch what is read of it. The slot may hold another
-    /// session by the time it is read.
+    /// To look up the flows of a batch.
     #[inline(always)]
     #[must_use]
-    pub fn guess_backend(&self, Candidate(slot): Candidate) -> Option<BackendId> {
-        Some(self.lines.get(slot as usize)?.backend())
+    pub fn reader(&self) -> Reader<'_> {
+        Reader {
+            key: &self.key,
+            buckets: self.index.buckets(),
+            lines: &self.lines,
+        }
     }
 
     /// The session that the slot holds now, which may be another flow's.
