@@ -9,9 +9,11 @@
 use loom::sync::Arc;
 use loom::thread;
 use waxwing_dataplane::session::{
-    Direction, FlowHash, Insert, Phase, Session, SessionRef, SessionTable, SlotCache, TcpState,
+    Direction, FlowHash, Glimpse, Insert, Phase, Session, SessionRef, SessionTable, SlotCache,
+    TcpState,
 };
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
+use waxwing_packet::plain::wire_words;
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 /// Runs a model with at most `preemptions` forced switches per execution.
@@ -211,6 +213,106 @@ fn a_staying_session_is_always_found() {
             reader.join().expect("no panic");
         });
     }
+}
+
+/// The session of a client by the fast path's reader, and whether its entry is the reply's.
+fn glimpse(table: &SessionTable, hash: FlowHash, wanted: &Session) -> Option<(Glimpse, bool)> {
+    let reader = table.reader();
+    let place = reader.place(hash);
+    let mut lane = reader.first(place);
+    while !lane.is_none() {
+        if let Some(glimpse) = reader.glimpse(lane)
+            && glimpse.client == wire_words(wanted.client)
+        {
+            return Some((glimpse, lane.is_reply()));
+        }
+        lane = reader.next(place, lane);
+    }
+    None
+}
+
+/// All fields are the session's.
+fn assert_whole(glimpse: &Glimpse, session: &Session) {
+    let ports = u32::from(session.client_port) << 16 | u32::from(session.service_port);
+    let fields = (
+        glimpse.backend(),
+        glimpse.request_ports(),
+        glimpse.source_port(),
+    );
+    assert_eq!(fields, (session.backend, ports, session.source_port));
+}
+
+/// A slot changes its session while the fast path looks for both: it sees each whole or not at all, by the
+/// entry of the direction that it looks for.
+#[test]
+fn a_reused_slot_is_glimpsed_whole() {
+    model(2, || {
+        let (table, mut cache, at) = one_session();
+        let reader = beside(&table, move |table| {
+            for (hash, is_reply) in [(FORWARD, false), (REPLY, true)] {
+                for n in [2, 1] {
+                    if let Some((glimpse, by_reply)) = glimpse(table, hash, &session(n)) {
+                        assert_whole(&glimpse, &session(n));
+                        assert_eq!(by_reply, is_reply);
+                    }
+                }
+            }
+        });
+        table.remove(&mut cache, at).expect("the only remover");
+        created(insert(&table, &mut cache, &session(2)));
+        reader.join().expect("no panic");
+    });
+}
+
+/// A session that stays is always found by the fast path's reader while neighbours with other tags come and
+/// go; with the same tag, the reader may miss it, and the general path's lookup finds it.
+#[test]
+fn a_staying_session_is_always_glimpsed() {
+    for (preemptions, difference) in [(3, 1 << 8), (1, 0)] {
+        model(preemptions, move || {
+            let table = table(2);
+            let mut cache = table.slot_cache();
+            let mut neighbour = |n: u8| {
+                let [forward, reply] =
+                    [FORWARD, REPLY].map(|hash| FlowHash::from_bits(hash.bits() ^ difference));
+                let (session, is) = (session(n), is(&session(n)));
+                created(table.insert(&mut cache, forward, reply, &session, &is, &is))
+            };
+            let leaving = neighbour(1);
+            let mut cache = table.slot_cache();
+            created(insert(&table, &mut cache, &session(2)));
+            let reader = beside(&table, move |table| {
+                let found = glimpse(table, FORWARD, &session(2));
+                assert!(found.is_some() || difference == 0);
+                if let Some((glimpse, _)) = found {
+                    assert_whole(&glimpse, &session(2));
+                }
+            });
+            table.remove(&mut cache, leaving);
+            neighbour(3);
+            reader.join().expect("no panic");
+        });
+    }
+}
+
+/// A session in its second bucket is always found, whatever happens in the first.
+#[test]
+fn a_session_that_overflowed_is_always_found() {
+    model(2, || {
+        let table = table(13);
+        let mut cache = table.slot_cache();
+        let mut neighbours = (1..=10).map(|n| created(insert(&table, &mut cache, &session(n))));
+        let leaving = neighbours.next().expect("the first of ten");
+        assert_eq!(neighbours.count(), 9);
+        let staying = created(insert(&table, &mut cache, &session(11)));
+        let reader = beside(&table, move |table| {
+            let found = table.find(FORWARD, is(&session(11)));
+            assert_eq!(found, Some((staying, session(11))));
+        });
+        table.remove(&mut cache, leaving).expect("the only remover");
+        created(insert(&table, &mut cache, &session(12)));
+        reader.join().expect("no panic");
+    });
 }
 
 /// Of two removers one gets the session; its slot is freed once.

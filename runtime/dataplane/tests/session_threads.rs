@@ -11,6 +11,7 @@ use waxwing_dataplane::session::{
     Direction, FlowHash, Insert, Session, SessionRef, SessionTable, SlotCache, TcpState,
 };
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
+use waxwing_packet::plain::wire_words;
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 use waxwing_testkit::random::Random;
 
@@ -296,4 +297,54 @@ fn staying_sessions_are_always_found() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+/// The fast path's reader sees each session whole or not at all while others take its slot.
+#[test]
+fn sessions_are_glimpsed_whole() {
+    const KEYS: u32 = 20;
+    let table = SessionTable::new(12, [9; 4]).expect("memory");
+    let done = AtomicBool::new(false);
+    let mut glimpsed = 0;
+    thread::scope(|scope| {
+        for n in 0..2 {
+            let (table, done) = (&table, &done);
+            scope.spawn(move || {
+                let mut random = Random::new(n);
+                let mut cache = table.slot_cache();
+                let mut known = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    let (key, nonce) = (below(&mut random, KEYS), below(&mut random, 1 << 24));
+                    if let Insert::Created(at) = insert(table, &mut cache, key, nonce) {
+                        known.push(at);
+                    }
+                    if known.len() > 4 {
+                        let at = known.swap_remove(random.index(4));
+                        assert!(table.remove(&mut cache, at).is_some());
+                    }
+                }
+            });
+        }
+        let reader = table.reader();
+        let mut random = Random::new(7);
+        for _ in 0..1_000_000 {
+            let place = reader.place(hashes(below(&mut random, KEYS))[random.index(2)]);
+            let mut lane = reader.first(place);
+            while !lane.is_none() {
+                if let Some(glimpse) = reader.glimpse(lane) {
+                    let client = glimpse.client.map(u64::from_be);
+                    let key = u32::try_from(client[0] >> 32).expect("the upper 32 bits");
+                    let whole = session(key, glimpse.backend().0);
+                    assert_eq!(glimpse.client, wire_words(whole.client));
+                    let ports = u32::from(whole.client_port) << 16 | u32::from(whole.service_port);
+                    assert_eq!(glimpse.request_ports(), ports);
+                    assert_eq!(glimpse.source_port(), whole.source_port);
+                    glimpsed += 1;
+                }
+                lane = reader.next(place, lane);
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(glimpsed > 1_000, "the test tests little");
 }

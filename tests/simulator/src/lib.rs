@@ -68,6 +68,23 @@ pub fn simulate(seed: u64, packets: u64) -> Result<Tally, Box<Failure>> {
     )
 }
 
+/// Runs a world like [`simulate`], with and without the fast path; returns for each a digest of all that left
+/// the balancer, and of its sessions and counters at the end. The two are equal unless the paths differ.
+///
+/// # Errors
+/// The first [`Failure`], with its trace.
+pub fn digests(seed: u64, packets: u64) -> Result<[u64; 2], Box<Failure>> {
+    let run = |world: &mut World| {
+        world.run(packets)?;
+        world.settle()?;
+        Ok(world.digest())
+    };
+    Ok([
+        attempt(seed, |tracing| World::new(seed, tracing), run)?,
+        attempt(seed, |tracing| World::without_fast_path(seed, tracing), run)?,
+    ])
+}
+
 /// Runs a siege, whose attackers also send these frames.
 ///
 /// # Errors

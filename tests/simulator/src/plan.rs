@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) source_ports: u16,
     /// Session timeouts in seconds: half-open, established, closing, UDP.
     pub(crate) timeouts_s: [u64; 4],
+    /// Whether the fast path is switched off.
+    pub(crate) without_fast_path: bool,
 }
 
 impl Plan {
@@ -77,6 +79,7 @@ impl Plan {
             transfers: None,
             timeouts_s: random.one(&[[240, 7440, 240, 120], [5, 60, 5, 10], [1, 4, 1, 2]]),
             source_ports: random.one(&[4, 30, 1_000]),
+            without_fast_path: false,
         }
     }
 
@@ -106,6 +109,7 @@ impl Plan {
             transfers: Some(1_000),
             timeouts_s: [240, 7440, 240, 120],
             source_ports: 1_000,
+            without_fast_path: false,
         }
     }
 }

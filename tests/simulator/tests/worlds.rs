@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use waxwing_simulator::{Tally, simulate};
+use waxwing_simulator::{Tally, digests, simulate};
 
 /// The worlds of every run.
 const WORLDS: std::ops::Range<u64> = 0..24;
@@ -48,5 +48,16 @@ fn a_seed_yields_the_same_run_twice() {
     for seed in 0..3 {
         let runs = [0; 2].map(|_| format!("{:?}", run(seed)));
         assert_eq!(runs[0], runs[1], "seed {seed}");
+    }
+}
+
+/// What leaves the balancer does not depend on the path that a packet takes.
+#[test]
+fn the_fast_path_does_what_the_general_path_does() {
+    for seed in WORLDS {
+        match digests(seed, PACKETS) {
+            Ok([fast, general]) => assert_eq!(fast, general, "seed {seed}"),
+            Err(failure) => panic!("{failure}"),
+        }
     }
 }

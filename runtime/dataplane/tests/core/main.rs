@@ -26,6 +26,7 @@ mod icmp_sent;
 mod jumbo;
 mod new_flows;
 mod no_allocation;
+mod paths;
 mod policies;
 mod ranges;
 mod reject;

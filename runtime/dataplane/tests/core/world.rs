@@ -183,6 +183,8 @@ pub(crate) struct Settings {
     pub(crate) fragments: FragmentLimits,
     /// Ports from number 2 on.
     pub(crate) vlans: Vec<Port>,
+    /// Whether the fast path is switched off.
+    pub(crate) without_fast_path: bool,
 }
 
 impl Default for Settings {
@@ -214,6 +216,7 @@ impl Default for Settings {
             transparent: false,
             fragments: FragmentLimits::default(),
             vlans: Vec::new(),
+            without_fast_path: false,
         }
     }
 }
@@ -302,11 +305,16 @@ impl Settings {
             .chain(self.vlans.iter().cloned())
             .collect();
         let sources: Vec<_> = (1..).map(SourceId).zip(self.sources.clone()).collect();
-        Snapshot::new(generation, services, backends, ports)
+        let snapshot = Snapshot::new(generation, services, backends, ports)
             .answering_ping(self.ping)
             .rejecting_unserved(self.rejects_unserved)
             .limiting_sources(self.source_limit)
-            .with_sources(Sources::new(&sources, &self.pools))
+            .with_sources(Sources::new(&sources, &self.pools));
+        if self.without_fast_path {
+            snapshot.without_fast_path()
+        } else {
+            snapshot
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing panics. Each frame has exactly one counted outcome; a held fragment has it at its
 //! release. The kernel gets frames unmodified. Frames that arrive with correct checksums leave with correct
-//! ones. The session counts are consistent.
+//! ones. The session counts are consistent. A balancer without the fast path does the same to the bit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use waxwing_dataplane::model::{
 };
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::policy::Vacant;
-use waxwing_dataplane::session::SessionTable;
+use waxwing_dataplane::session::{Session, SessionRef, SessionTable};
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
     BackendId, DirectFlows, DropReason, Epoch, FragmentLimits, FragmentTable, Gauges, Now, PortId,
@@ -55,6 +55,8 @@ pub(crate) struct Balancer {
     /// Fragments held since the last time that none was held.
     held: Vec<Vec<u8>>,
     now: Duration,
+    /// The same without the fast path.
+    general: Option<Box<Self>>,
 }
 
 fn snapshot() -> Snapshot {
@@ -106,6 +108,13 @@ fn snapshot() -> Snapshot {
 
 impl Balancer {
     pub(crate) fn new() -> Self {
+        Self {
+            general: Some(Box::new(Self::with(snapshot().without_fast_path()))),
+            ..Self::with(snapshot())
+        }
+    }
+
+    fn with(snapshot: Snapshot) -> Self {
         let shared = SharedState {
             sessions: Arc::new(
                 SessionTable::new(SESSIONS_MAX, [1, 2, 3, 4])
@@ -126,7 +135,7 @@ impl Balancer {
         }
         let counters = Arc::new(WorkerCounters::new(BACKENDS_MAX));
         let epoch = Epoch {
-            snapshot: Arc::new(snapshot()),
+            snapshot: Arc::new(snapshot),
             policies: vec![Box::new(Vacant)],
             kept: Vec::new(),
             release: Release::held(),
@@ -146,6 +155,7 @@ impl Balancer {
             counters,
             held: Vec::new(),
             now: Duration::from_secs(10),
+            general: None,
         };
         // Skips the announcements.
         for _ in 0..4 {
@@ -154,6 +164,12 @@ impl Balancer {
         }
         balancer.worker.io().sent();
         balancer
+    }
+
+    /// All sessions and counters.
+    fn state(&self) -> (Vec<(SessionRef, Session)>, String) {
+        let counters = format!("{:?}", self.counters);
+        (self.shared.sessions.iter().collect(), counters)
     }
 
     fn turn(&mut self) {
@@ -207,6 +223,13 @@ impl Balancer {
             .sum();
         assert_eq!(counted as usize, self.shared.sessions.len());
         assert!(self.shared.sessions.len() <= self.shared.sessions.capacity());
+        if let Some(mut general) = self.general.take() {
+            general.now = self.now;
+            let by_general_path = general.handle(port, frame);
+            assert!(sent.iter().map(|(_, bytes)| bytes).eq(&by_general_path));
+            assert_eq!(self.state(), general.state(), "{frame:02x?}");
+            self.general = Some(general);
+        }
         sent.into_iter().map(|(_, bytes)| bytes).collect()
     }
 }

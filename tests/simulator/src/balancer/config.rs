@@ -80,6 +80,7 @@ pub(crate) struct Config {
     retired: BTreeMap<BackendKey, Backend>,
     last: BTreeMap<BackendKey, Backend>,
     generation: u64,
+    without_fast_path: bool,
 }
 
 impl Config {
@@ -102,6 +103,7 @@ impl Config {
             retired: BTreeMap::new(),
             last: BTreeMap::new(),
             generation: 0,
+            without_fast_path: plan.without_fast_path,
         }
     }
 
@@ -262,7 +264,10 @@ impl Config {
         self.last = live;
         let (addresses, pool) = &self.sources;
         let sources = Sources::new(addresses, std::slice::from_ref(pool));
-        let snapshot = snapshot.answering_ping(self.ping).with_sources(sources);
+        let mut snapshot = snapshot.answering_ping(self.ping).with_sources(sources);
+        if self.without_fast_path {
+            snapshot = snapshot.without_fast_path();
+        }
         (snapshot, new)
     }
 

@@ -10,14 +10,14 @@ use waxwing_packet::{Packet, parse};
 use waxwing_testkit::memory::{MemoryFrame, MemoryIo};
 
 /// The outcome of a frame that was not dropped.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub(crate) enum Outcome {
     Sent(PortId, Vec<u8>),
     ToKernel(Vec<u8>),
 }
 
 /// A frame received in the last turn.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub(crate) struct Handled {
     pub(crate) port: PortId,
     pub(crate) bytes: Vec<u8>,

@@ -9,6 +9,7 @@ mod transit;
 mod turns;
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use waxwing_dataplane::DropReason;
 
@@ -55,12 +56,24 @@ pub(crate) struct World {
     trace: VecDeque<String>,
     tracing: bool,
     changes: u64,
+    /// Of all frames that left the balancer.
+    digest: DefaultHasher,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, tracing: bool) -> Self {
         let mut random = Random::new(seed);
         let plan = Plan::new(&mut random);
+        Self::of(plan, random, tracing)
+    }
+
+    /// The world of a seed, but with the fast path switched off.
+    pub(crate) fn without_fast_path(seed: u64, tracing: bool) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan {
+            without_fast_path: true,
+            ..Plan::new(&mut random)
+        };
         Self::of(plan, random, tracing)
     }
 
@@ -93,6 +106,7 @@ impl World {
             trace: VecDeque::new(),
             tracing,
             changes: 0,
+            digest: DefaultHasher::new(),
             plan,
         };
         for worker in 0..plan.workers {
@@ -312,6 +326,16 @@ impl World {
     /// Frames that the workers received.
     pub(crate) fn packets(&self) -> u64 {
         self.ledgers.iter().map(|ledger| ledger.received).sum()
+    }
+
+    /// A digest of all frames that left the balancer, and of its sessions and counters.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut digest = self.digest.clone();
+        for session in self.balancer.shared.sessions.iter() {
+            format!("{session:?}").hash(&mut digest);
+        }
+        format!("{:?}", self.balancer.counters).hash(&mut digest);
+        digest.finish()
     }
 
     pub(crate) fn tally(&self) -> Tally {

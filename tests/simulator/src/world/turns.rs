@@ -1,5 +1,7 @@
 //! The turns of the workers.
 
+use std::hash::Hash;
+
 use super::{IDLE_US, World};
 use crate::balancer::{Handled, Outcome};
 use crate::oracle::Turn;
@@ -41,6 +43,7 @@ impl World {
             _ => 0,
         };
         self.note(|| format!("worker {worker} handled {} frames", handled.len()));
+        (&handled, &generated).hash(&mut self.digest);
         for Handled { outcomes, .. } in handled {
             for outcome in outcomes {
                 if let Outcome::Sent(port, frame) = outcome {
