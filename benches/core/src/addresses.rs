@@ -1,7 +1,7 @@
 //! The addresses of services, clients, backends and the balancer.
 
 use waxwing_dataplane::PortId;
-use waxwing_packet::{Address, Mac, Protocol};
+use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
 /// Addresses of one family, and the transport protocol.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +10,8 @@ pub struct AddressPlan {
     pub name: &'static str,
     /// The protocol of all services.
     pub protocol: Protocol,
+    /// The VLAN tags of the clients' frames.
+    pub(crate) tags: VlanTags,
     /// The first service's VIP; the others follow it.
     vips: Address,
     /// The first client's address; the others follow it.
@@ -40,6 +42,7 @@ impl AddressPlan {
     pub const V4: Self = Self {
         name: "v4",
         protocol: Protocol::Tcp,
+        tags: VlanTags::NONE,
         vips: Address::v4([203, 0, 113, 10]),
         clients: Address::v4([100, 64, 0, 0]),
         backends: Address::v4([10, 2, 0, 10]),
@@ -49,15 +52,27 @@ impl AddressPlan {
     pub const V6: Self = Self {
         name: "v6",
         protocol: Protocol::Tcp,
+        tags: VlanTags::NONE,
         vips: Address::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]),
         clients: Address::v6([0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         backends: Address::v6([0xfd, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]),
+    };
+
+    /// TCP over IPv4; the clients are in a VLAN.
+    pub const V4_VLAN: Self = Self {
+        name: "v4_vlan",
+        tags: VlanTags::one(VlanTag {
+            tpid: 0x8100,
+            tci: 100,
+        }),
+        ..Self::V4
     };
 
     /// UDP over IPv4.
     pub const V4_UDP: Self = Self {
         name: "v4_udp",
         protocol: Protocol::Udp,
+        tags: VlanTags::NONE,
         ..Self::V4
     };
 
@@ -65,6 +80,7 @@ impl AddressPlan {
     pub const V6_UDP: Self = Self {
         name: "v6_udp",
         protocol: Protocol::Udp,
+        tags: VlanTags::NONE,
         ..Self::V6
     };
 

@@ -4,7 +4,7 @@
 //! endpoints. This is fast enough to make each frame on demand, so no stock of frames occupies the caches.
 
 use waxwing_packet::parse;
-use waxwing_packet::{Address, IpPacket, Link, Packet, Rewrite, TcpFlags, Translation};
+use waxwing_packet::{Address, IpPacket, Link, Packet, Rewrite, TcpFlags, Translation, VlanTags};
 use waxwing_testkit::build;
 
 use crate::addresses::{AddressPlan, MACS, ROUTER, SERVERS};
@@ -37,17 +37,17 @@ pub(crate) enum Stage {
 impl Frames {
     /// Frames of this plan; client `n` uses service `n` modulo `services`.
     pub fn new(plan: AddressPlan, services: u32) -> Self {
-        let request =
-            |flags| Template::new(plan, plan.client(0), plan.vip(0), ROUTER, MACS[0], flags);
+        let link = |source, destination| Link {
+            source,
+            destination,
+        };
+        let request = |flags| {
+            let link = (link(ROUTER, MACS[0]), plan.tags);
+            Template::new(plan, plan.client(0), plan.vip(0), link, flags)
+        };
         let reply = |flags| {
-            Template::new(
-                plan,
-                plan.backend(0),
-                plan.client(0),
-                SERVERS,
-                MACS[1],
-                flags,
-            )
+            let link = (link(SERVERS, MACS[1]), VlanTags::NONE);
+            Template::new(plan, plan.backend(0), plan.client(0), link, flags)
         };
         Self {
             plan,
@@ -101,17 +101,13 @@ impl Template {
         plan: AddressPlan,
         source: Endpoint,
         destination: Endpoint,
-        from: waxwing_packet::Mac,
-        to: waxwing_packet::Mac,
+        (link, tags): (Link, VlanTags),
         flags: u8,
     ) -> Self {
-        let link = Link {
-            source: from,
-            destination: to,
-        };
         let build = |payload: &[u8]| {
             build::Tcp {
                 link,
+                tags,
                 source,
                 destination,
                 flags: TcpFlags(flags),
@@ -157,12 +153,15 @@ mod tests {
         for plan in AddressPlan::ALL {
             let mut frames = Frames::new(plan, 3);
             let translated = frames.established(70_001).to_vec();
+            let link = Link {
+                source: ROUTER,
+                destination: MACS[0],
+            };
             let direct = Template::new(
                 plan,
                 plan.client(70_001),
                 plan.vip(70_001 % 3),
-                ROUTER,
-                MACS[0],
+                (link, plan.tags),
                 TcpFlags::ACK,
             );
             assert_eq!(translated, direct.frame, "{}", plan.name);

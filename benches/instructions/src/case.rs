@@ -73,6 +73,13 @@ pub(crate) const CASES: &[Case] = &[
         Work::Request,
     ),
     case("hit_v6_udp_reply", AddressPlan::V6_UDP, FULL, Work::Reply),
+    case(
+        "hit_v4_vlan_request",
+        AddressPlan::V4_VLAN,
+        FULL,
+        Work::Request,
+    ),
+    case("hit_v4_vlan_reply", AddressPlan::V4_VLAN, FULL, Work::Reply),
     case("hit_v4_tcp_batch_of_8", AddressPlan::V4, 8, Work::Request),
     case("hit_v4_tcp_alone", AddressPlan::V4, 1, Work::Request),
     case("miss_v4_tcp", AddressPlan::V4, FULL, Work::NewSession),

@@ -212,6 +212,6 @@ impl Ethernet {
 }
 
 #[inline(always)]
-const fn is_tag(ethertype: u16) -> bool {
+pub(crate) const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, TPID_CUSTOMER | TPID_SERVICE)
 }

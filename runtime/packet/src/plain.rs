@@ -1,13 +1,16 @@
-//! Plain packets, read and rewritten in place: whole TCP or UDP packets in one buffer, without VLAN tags, IP
-//! options and extension headers. Most traffic is plain, and nothing of it needs to be copied.
+//! Plain packets, read and rewritten in place: whole TCP or UDP packets in one buffer, without IP options and
+//! extension headers, behind at most two VLAN tags. Most traffic is plain, and nothing of it needs to be
+//! copied.
 //!
-//! Invariant: [`read`] accepts only what [`crate::parse_plain`] accepts, with the same fields, and
+//! Invariant: [`read`] accepts only what [`crate::parse()`] accepts, with the same fields, and
 //! [`Headers`] writes what [`crate::Changes::apply`] writes.
 //!
 //! Addresses are compared and written in the order of the wire: as words of a packet's bytes in memory.
 
 use crate::wire::{self, bytes};
-use crate::{Address, Delta, Mac, Protocol, Translation, ethernet, ipv4, ipv6, tcp, udp};
+use crate::{
+    Address, Delta, Mac, Protocol, Translation, VlanTag, VlanTags, ethernet, ipv4, ipv6, tcp, udp,
+};
 
 /// Family and protocol of a plain packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +87,28 @@ pub fn read<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)>
     }
 }
 
+/// Reads the headers like [`read`], behind one or two VLAN tags; returns also the tags' length.
+#[inline(never)]
+#[must_use]
+pub fn read_tagged<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash, u8)> {
+    let mut rest = frame;
+    let mut tags_len = 0;
+    while tags_len < TAGS_LEN_MAX {
+        let head = rest.first_chunk::<{ ethernet::HEADER_LEN + ethernet::TAG_LEN }>()?;
+        if !ethernet::is_tag(wire::word(head, ethernet::field::ETHERTYPE)) {
+            break;
+        }
+        rest = &rest[ethernet::TAG_LEN..];
+        tags_len += 4;
+    }
+    if tags_len == 0 {
+        return None;
+    }
+    // The frame is read as if it began with the twelve bytes before its `EtherType`.
+    let (plain, hash) = read(rest, hasher)?;
+    Some((plain, hash, tags_len))
+}
+
 #[inline(always)]
 fn read_v4<H: FlowHasher>(
     frame: &[u8],
@@ -101,20 +126,19 @@ fn read_v4<H: FlowHasher>(
         u64::from(u32::from_ne_bytes(source)) | u64::from(u32::from_ne_bytes(destination)) << 32
     };
     let ports = u32::from_ne_bytes(bytes(head, SEGMENT_V4..SEGMENT_V4 + 4));
+    let plain = |kind| Plain { kind, len };
     match head[NETWORK + ipv4::field::PROTOCOL] {
         tcp::PROTOCOL => {
             steady_tcp::<SEGMENT_V4>(frame, usize::from(len) + NETWORK)?;
-            let kind = Kind::V4Tcp;
             Some((
-                Plain { kind, len },
+                plain(Kind::V4Tcp),
                 hasher.v4(addresses, ports, Protocol::Tcp),
             ))
         }
         udp::PROTOCOL => {
             whole_udp::<SEGMENT_V4>(frame, usize::from(len) + NETWORK)?;
-            let kind = Kind::V4Udp;
             Some((
-                Plain { kind, len },
+                plain(Kind::V4Udp),
                 hasher.v4(addresses, ports, Protocol::Udp),
             ))
         }
@@ -143,20 +167,19 @@ fn read_v6<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> 
         return None;
     }
     let ports = u32::from_ne_bytes(bytes(head, SEGMENT_V6..SEGMENT_V6 + 4));
+    let plain = |kind| Plain { kind, len };
     match head[NETWORK + ipv6::field::NEXT_HEADER] {
         tcp::PROTOCOL => {
             steady_tcp::<SEGMENT_V6>(frame, end)?;
-            let kind = Kind::V6Tcp;
             Some((
-                Plain { kind, len },
+                plain(Kind::V6Tcp),
                 hasher.v6(addresses, ports, Protocol::Tcp),
             ))
         }
         udp::PROTOCOL => {
             whole_udp::<SEGMENT_V6>(frame, end)?;
-            let kind = Kind::V6Udp;
             Some((
-                Plain { kind, len },
+                plain(Kind::V6Udp),
                 hasher.v6(addresses, ports, Protocol::Udp),
             ))
         }
@@ -244,6 +267,120 @@ impl SourceMac {
     }
 }
 
+/// Up to two VLAN tags, packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PackedTags {
+    /// From bit 4 on: how many (2 bits), and whether the outer and the inner TPID is that of a service tag
+    /// rather than of a customer's (1 bit each).
+    pub kind: u8,
+    /// Tag control information, outer (upper half) and inner.
+    pub tci: u32,
+}
+
+/// Length of two tags.
+const TAGS_LEN_MAX: u8 = 8;
+/// The first bytes of a frame with two tags, up to its `EtherType`.
+const TAGGED_LINK: usize = ethernet::HEADER_LEN + TAGS_LEN_MAX as usize;
+/// Offsets of the tags.
+const OUTER: usize = ethernet::field::ETHERTYPE.start;
+const INNER: usize = OUTER + ethernet::TAG_LEN;
+
+impl From<&VlanTags> for PackedTags {
+    fn from(tags: &VlanTags) -> Self {
+        let [outer, inner] = tags.tags;
+        let is_service = |tag: VlanTag| u8::from(tag.tpid == ethernet::TPID_SERVICE);
+        let (one, two) = (tags.count > 0, tags.count > 1);
+        Self {
+            kind: tags.count.min(2) << 4
+                | (u8::from(one) & is_service(outer)) << 6
+                | (u8::from(two) & is_service(inner)) << 7,
+            tci: if one { u32::from(outer.tci) << 16 } else { 0 }
+                | if two { u32::from(inner.tci) } else { 0 },
+        }
+    }
+}
+
+impl PackedTags {
+    /// The tags of a frame that [`read_tagged`] accepted, of this length.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(frame: &[u8], len: u8) -> Option<Self> {
+        const SERVICE: u32 = ethernet::TPID_SERVICE as u32;
+        if len == 0 {
+            return Some(Self::default());
+        }
+        let head = frame.first_chunk::<TAGGED_LINK>()?;
+        let outer = wire::long(head, OUTER..OUTER + 4);
+        let one = Self {
+            kind: 1 << 4 | u8::from(outer >> 16 == SERVICE) << 6,
+            tci: outer << 16,
+        };
+        if len == 4 {
+            return Some(one);
+        }
+        let inner = wire::long(head, INNER..INNER + 4);
+        Some(Self {
+            kind: (one.kind + (1 << 4)) | (u8::from(inner >> 16 == SERVICE) << 7),
+            tci: one.tci | inner & 0xffff,
+        })
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn len(self) -> usize {
+        (self.kind >> 2 & 0b1100) as usize
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline(always)]
+    const fn tpid(is_service: bool) -> u32 {
+        (if is_service {
+            ethernet::TPID_SERVICE
+        } else {
+            ethernet::TPID_CUSTOMER
+        } as u32)
+            << 16
+    }
+
+    #[inline(always)]
+    fn write(self, head: &mut [u8; TAGGED_LINK]) {
+        if self.kind & 0b11 << 4 != 0 {
+            let outer = Self::tpid(self.kind & 1 << 6 != 0) | self.tci >> 16;
+            wire::set(head, OUTER..OUTER + 4, outer.to_be_bytes());
+        }
+        if self.kind & 0b10 << 4 != 0 {
+            let inner = Self::tpid(self.kind & 1 << 7 != 0) | self.tci & 0xffff;
+            wire::set(head, INNER..INNER + 4, inner.to_be_bytes());
+        }
+    }
+}
+
+/// The source MAC of a frame, in the lower 48 bits.
+#[inline(always)]
+#[must_use]
+pub fn source_mac(frame: &[u8]) -> Option<u64> {
+    let head = frame.first_chunk::<{ ethernet::HEADER_LEN }>()?;
+    let at = ethernet::field::SOURCE.start;
+    Some(u64::from_be_bytes(bytes(head, at..at + 8)) >> 16)
+}
+
+/// Writes both MACs and the tags of a frame; its `EtherType` is behind them already. A frame that is too
+/// short does not change.
+#[inline(always)]
+pub fn write_link(frame: &mut [u8], macs: MacWords, tags: PackedTags) {
+    if let Some(head) = frame.first_chunk_mut() {
+        wire::set(head, 0..8, macs.0.to_ne_bytes());
+        wire::set(head, 8..12, macs.1.to_ne_bytes());
+        tags.write(head);
+    }
+}
+
 /// The headers of a plain packet that [`read`] accepted, as `V6` and `UDP` say.
 pub struct Headers<'a, const V6: bool, const UDP: bool>(&'a mut [u8]);
 
@@ -261,7 +398,8 @@ impl<'a, const V6: bool, const UDP: bool> Headers<'a, V6, UDP> {
         NETWORK + ipv4::field::TTL
     };
 
-    /// `None` if the frame is too short for them.
+    /// Those of a frame without tags, or of the part of a tagged one that starts twelve bytes before its
+    /// `EtherType`. `None` if it is too short for them.
     #[inline(always)]
     #[must_use]
     pub fn of(frame: &'a mut [u8]) -> Option<Self> {

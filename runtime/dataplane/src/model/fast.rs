@@ -3,7 +3,7 @@
 //! Invariant: all of it follows from the snapshot's backends and ports, and is replaced with them. What is
 //! not ready here takes the general path, which decides by the backend and the port themselves.
 
-use waxwing_packet::plain::{Kind, PlainTranslation, SourceMac, wire_words};
+use waxwing_packet::plain::{Kind, PackedTags, PlainTranslation, SourceMac, wire_words};
 use waxwing_packet::{Address, Family, Protocol, Translation};
 
 use super::{Backend, Port, PortId, SessionAction, TimeoutTicks};
@@ -68,13 +68,24 @@ pub(super) fn paths(backends: &[Option<Backend>]) -> Box<[BackendPath]> {
     paths.map(Option::unwrap_or_default).collect()
 }
 
-/// A port, as the egress port of routed packets without VLAN tags.
+/// A port, as the egress port of routed packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Egress {
     pub(crate) mac: SourceMac,
-    /// 0 if there is no such port, if its frames carry tags, or if it belongs to a bridge.
-    pub(crate) mtu: u16,
+    /// 0 if there is no such port, or if it belongs to a bridge; the second one also if its frames carry
+    /// tags.
+    mtu: u16,
+    untagged_mtu: u16,
+    pub(crate) tags: PackedTags,
     pub(crate) wire: u8,
+}
+
+impl Egress {
+    /// Its MTU; 0 if it does not send such frames by the fast path: with VLAN tags (`tagged`) or without.
+    #[inline(always)]
+    pub(crate) const fn mtu(&self, tagged: bool) -> u16 {
+        if tagged { self.mtu } else { self.untagged_mtu }
+    }
 }
 
 /// Every possible port, by id: reading one needs no check.
@@ -82,10 +93,12 @@ pub(super) fn egresses(ports: &[Port]) -> Box<[Egress; 256]> {
     let mut egresses = Box::new([Egress::default(); 256]);
     for (egress, port) in egresses.iter_mut().zip(ports) {
         let PortId(wire) = port.wire;
-        let is_plain = port.bridge.is_none() && port.tags.is_empty();
+        let mtu = if port.bridge.is_none() { port.mtu } else { 0 };
         *egress = Egress {
             mac: port.mac.into(),
-            mtu: if is_plain { port.mtu } else { 0 },
+            mtu,
+            untagged_mtu: if port.tags.is_empty() { mtu } else { 0 },
+            tags: (&port.tags).into(),
             wire,
         };
     }

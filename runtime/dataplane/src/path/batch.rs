@@ -1,7 +1,7 @@
 //! A batch of packets with what the passes know of them.
 
 use waxwing_packet::IpPacket;
-use waxwing_packet::plain::Kind;
+use waxwing_packet::plain::{Kind, Plain};
 
 use super::Verdict;
 use crate::session::{Lane, Place};
@@ -18,6 +18,8 @@ pub(crate) struct Slot {
     pub(crate) len: u16,
     pub(crate) tag: u8,
     pub(crate) kind: Kind,
+    /// Length of the VLAN tags.
+    pub(crate) tags_len: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 16);
@@ -30,6 +32,15 @@ impl Slot {
             tag: place.tag,
             ..Self::default()
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(&mut self, Plain { kind, len }: Plain, place: Place, tags_len: u8) {
+        self.bucket = place.bucket;
+        self.tag = place.tag;
+        self.len = len;
+        self.kind = kind;
+        self.tags_len = tags_len;
     }
 
     #[inline(always)]

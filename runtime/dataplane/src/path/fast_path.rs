@@ -10,13 +10,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Protocol;
-use waxwing_packet::plain::{self, Headers, Kind, Plain};
+use waxwing_packet::plain::{self, Headers, Kind, MacWords, PackedTags, PlainTranslation};
 
 use super::{Batch, PacketSet, Slot, WorkerContext};
 use crate::counters::BackendCounters;
 use crate::egress::is_resolved;
 use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
-use crate::session::{Direction, Glimpse, LastSeen, Line, SessionRef};
+use crate::session::{Direction, Glimpse, LastSeen, Line, Reader, SessionRef};
 use crate::{BackendId, FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
 
 /// Pass 1: reads the headers, hashes each flow and prefetches its index bucket. Returns those
@@ -34,21 +34,28 @@ pub(crate) fn classify<F: FrameBuf>(
         let (head, rest) = (frame.bytes(), frame.rest_len());
         bytes += (head.len() + rest) as u64;
         match plain::read(head, &reader) {
-            Some((Plain { kind, len }, place)) if rest == 0 => {
-                slot.bucket = place.bucket;
-                slot.tag = place.tag;
-                slot.len = len;
-                slot.kind = kind;
-            }
+            Some((plain, place)) if rest == 0 => slot.set(plain, place, 0),
             _ => {
-                *slot = Slot::default();
-                exceptions.insert(at);
+                if rest > 0 || !classify_tagged(&reader, slot, head) {
+                    *slot = Slot::default();
+                    exceptions.insert(at);
+                }
             }
         }
     }
     context.counters.received.packets.add(frames.len() as u64);
     context.counters.received.bytes.add(bytes);
     exceptions
+}
+
+/// Pass 1 for a packet behind VLAN tags. `false` if it is none.
+#[inline(never)]
+fn classify_tagged(reader: &Reader<'_>, slot: &mut Slot, head: &[u8]) -> bool {
+    let found = plain::read_tagged(head, reader);
+    if let Some((plain, place, tags_len)) = found {
+        slot.set(plain, place, tags_len);
+    }
+    found.is_some()
 }
 
 /// Pass 2: reads the index and prefetches the session lines.
@@ -110,9 +117,10 @@ impl<'a> FastPath<'a> {
     }
 
     /// Pass 3: compares each packet with its session and rewrites it, from number `start` of the batch up to
-    /// the first that takes the general path. Returns that one's number, or the batch's length.
+    /// the first that takes the general path. Returns that one's number, or the batch's length. Without
+    /// `TAGGED` it stops also at a packet that has or gets VLAN tags.
     #[inline(never)]
-    pub(crate) fn run<F: FrameBuf>(
+    pub(crate) fn run<F: FrameBuf, const TAGGED: bool>(
         &self,
         frames: &mut [F],
         batch: &mut Batch,
@@ -137,7 +145,7 @@ impl<'a> FastPath<'a> {
         let packets = frames.iter_mut().zip(slots).zip(ports).zip(lens);
         let mut at = start;
         for (((frame, slot), port), frame_len) in packets {
-            let Some((egress, len)) = path.forward(frame, slot) else {
+            let Some((egress, len)) = path.forward::<F, TAGGED>(frame, slot) else {
                 break;
             };
             *port = egress;
@@ -150,17 +158,40 @@ impl<'a> FastPath<'a> {
     /// Rewrites a packet; returns its egress port and the frame's length. `None`, with the frame unchanged,
     /// if it takes the general path.
     #[inline(always)]
-    fn forward<F: FrameBuf>(&self, frame: &mut F, slot: &Slot) -> Option<(PortId, u32)> {
+    fn forward<F: FrameBuf, const TAGGED: bool>(
+        &self,
+        frame: &mut F,
+        slot: &Slot,
+    ) -> Option<(PortId, u32)> {
         let line = self.lines.get(slot.lane.slot() as usize)?;
+        if !TAGGED && slot.tags_len != 0 {
+            return None;
+        }
         match (slot.kind, slot.lane.is_reply()) {
-            (Kind::V4Tcp, false) => self.forward_as::<F, false, false, false>(frame, slot, line),
-            (Kind::V4Tcp, true) => self.forward_as::<F, false, false, true>(frame, slot, line),
-            (Kind::V4Udp, false) => self.forward_as::<F, false, true, false>(frame, slot, line),
-            (Kind::V4Udp, true) => self.forward_as::<F, false, true, true>(frame, slot, line),
-            (Kind::V6Tcp, false) => self.forward_as::<F, true, false, false>(frame, slot, line),
-            (Kind::V6Tcp, true) => self.forward_as::<F, true, false, true>(frame, slot, line),
-            (Kind::V6Udp, false) => self.forward_as::<F, true, true, false>(frame, slot, line),
-            (Kind::V6Udp, true) => self.forward_as::<F, true, true, true>(frame, slot, line),
+            (Kind::V4Tcp, false) => {
+                self.forward_as::<F, false, false, false, TAGGED>(frame, slot, line)
+            }
+            (Kind::V4Tcp, true) => {
+                self.forward_as::<F, false, false, true, TAGGED>(frame, slot, line)
+            }
+            (Kind::V4Udp, false) => {
+                self.forward_as::<F, false, true, false, TAGGED>(frame, slot, line)
+            }
+            (Kind::V4Udp, true) => {
+                self.forward_as::<F, false, true, true, TAGGED>(frame, slot, line)
+            }
+            (Kind::V6Tcp, false) => {
+                self.forward_as::<F, true, false, false, TAGGED>(frame, slot, line)
+            }
+            (Kind::V6Tcp, true) => {
+                self.forward_as::<F, true, false, true, TAGGED>(frame, slot, line)
+            }
+            (Kind::V6Udp, false) => {
+                self.forward_as::<F, true, true, false, TAGGED>(frame, slot, line)
+            }
+            (Kind::V6Udp, true) => {
+                self.forward_as::<F, true, true, true, TAGGED>(frame, slot, line)
+            }
         }
     }
 
@@ -169,24 +200,30 @@ impl<'a> FastPath<'a> {
         clippy::cast_possible_truncation,
         reason = "takes the port; a buffer is shorter than 4 GiB"
     )]
-    fn forward_as<F: FrameBuf, const V6: bool, const UDP: bool, const REPLY: bool>(
+    fn forward_as<
+        F: FrameBuf,
+        const V6: bool,
+        const UDP: bool,
+        const REPLY: bool,
+        const TAGGED: bool,
+    >(
         &self,
         frame: &mut F,
         slot: &Slot,
         line: &Line,
     ) -> Option<(PortId, u32)> {
-        let kind = const {
-            match (V6, UDP) {
-                (false, false) => Kind::V4Tcp,
-                (false, true) => Kind::V4Udp,
-                (true, false) => Kind::V6Tcp,
-                (true, true) => Kind::V6Udp,
-            }
-        };
-        let PortId(ingress) = frame.port();
+        let ingress = frame.port();
         let bytes = frame.bytes_mut();
-        let frame_len = bytes.len();
-        let headers = Headers::<V6, UDP>::of(bytes)?;
+        let mut frame_len = bytes.len();
+        let (tags, mac) = if TAGGED {
+            (
+                PackedTags::of(bytes, slot.tags_len)?,
+                plain::source_mac(bytes)?,
+            )
+        } else {
+            (PackedTags::default(), 0)
+        };
+        let headers = Headers::<V6, UDP>::of(bytes.get_mut(tags.len()..)?)?;
         let session = line.glimpse()?;
         let backend = session.backend();
         let path = self.paths.get(backend.index())?;
@@ -195,37 +232,45 @@ impl<'a> FastPath<'a> {
         } else {
             &path.to_backend
         };
-        if path.kind != Some(kind) {
+        if path.kind != Some(const { kind(V6, UDP) })
+            || differences::<V6, UDP, REPLY>(&headers, &session, side) != 0
+        {
             return None;
         }
 
-        let differences = differences::<V6, UDP, REPLY>(&headers, &session, side);
-        if differences != 0 {
-            return None;
-        }
         let hop = if REPLY {
-            self.hop_to_client(&session)?
+            self.hop_to_client::<TAGGED>(&session)?
         } else {
-            let last_hop = u64::from(ingress) << 48 | headers.source_mac();
-            self.hop_to_backend(&session, last_hop)?
+            let mac = if TAGGED { mac } else { headers.source_mac() };
+            let last_hop = LastHop {
+                port: ingress,
+                mac,
+                tags,
+            };
+            self.hop_to_backend(&session, line, last_hop)?
         };
         let egress = &self.egresses[usize::from((hop >> 48) as u8)];
         let counters = self.counters.get(backend.index())?;
-        if slot.len > egress.mtu || headers.hop_limit() <= 1 {
+        if slot.len > egress.mtu(TAGGED) || headers.hop_limit() <= 1 {
             return None;
         }
         if session.seen != self.now && !touch(path, line, session.last_seen(), self.now) {
             return None;
         }
 
-        headers.rewrite::<REPLY>(egress.mac.to(hop), &side.translation);
-        let traffic = if REPLY {
-            &counters.reply
+        let macs = egress.mac.to(hop);
+        if TAGGED {
+            let new = if REPLY {
+                line.tags(&session)?
+            } else {
+                egress.tags
+            };
+            let (tags, to) = ([tags, new], &side.translation);
+            frame_len = rewrite_tagged::<F, V6, UDP, REPLY>(frame, tags, macs, to)?;
         } else {
-            &counters.forward
-        };
-        traffic.packets.add(1);
-        traffic.bytes.add(frame_len as u64);
+            headers.rewrite::<REPLY>(macs, &side.translation);
+        }
+        count::<REPLY>(counters, frame_len);
         if self.counts_bytes {
             let session = (session.at(slot.lane), backend);
             count_bytes(self.context, self.snapshot, session, frame_len);
@@ -235,16 +280,65 @@ impl<'a> FastPath<'a> {
 
     /// The backend's next hop. `None` if it is unresolved, or if the client's return hop changed.
     #[inline(always)]
-    fn hop_to_backend(&self, session: &Glimpse, last_hop: u64) -> Option<u64> {
+    fn hop_to_backend(&self, session: &Glimpse, line: &Line, last_hop: LastHop) -> Option<u64> {
         let hop = self.hops.get(session.backend().index())?;
         let hop = hop.load(Ordering::Relaxed);
-        (session.hop() == last_hop && is_resolved(hop)).then_some(hop)
+        let is_last_hop = session.hop() == last_hop.word()
+            && (last_hop.tags.is_empty() || line.tags(session)? == last_hop.tags);
+        (is_last_hop && is_resolved(hop)).then_some(hop)
     }
 
     /// The session's return hop. `None` if it is tagged, or if the kernel's routes decide.
     #[inline(always)]
-    fn hop_to_client(&self, session: &Glimpse) -> Option<u64> {
-        (!session.is_hop_tagged() && !self.routes_replies).then(|| session.hop())
+    fn hop_to_client<const TAGGED: bool>(&self, session: &Glimpse) -> Option<u64> {
+        let is_known = (TAGGED || !session.is_hop_tagged()) && !self.routes_replies;
+        is_known.then(|| session.hop())
+    }
+}
+
+/// Where a packet came from.
+#[derive(Clone, Copy)]
+struct LastHop {
+    port: PortId,
+    mac: u64,
+    tags: PackedTags,
+}
+
+impl LastHop {
+    /// As a session has its return hop.
+    #[inline(always)]
+    const fn word(self) -> u64 {
+        let PortId(port) = self.port;
+        (self.tags.kind as u64) << 56 | (port as u64) << 48 | self.mac
+    }
+}
+
+/// Rewrites a packet that leaves with other VLAN tags; returns the frame's length. `None`, with the frame
+/// unchanged, if it has no room for them.
+#[inline(always)]
+fn rewrite_tagged<F: FrameBuf, const V6: bool, const UDP: bool, const REPLY: bool>(
+    frame: &mut F,
+    [old, new]: [PackedTags; 2],
+    macs: MacWords,
+    to: &PlainTranslation,
+) -> Option<usize> {
+    let by = old.len() as isize - new.len() as isize;
+    if by != 0 && !frame.move_start(by) {
+        return None;
+    }
+    // The headers are where they were: only the frame's start moved.
+    let bytes = frame.bytes_mut();
+    Headers::<V6, UDP>::of(bytes.get_mut(new.len()..)?)?.rewrite::<REPLY>(macs, to);
+    plain::write_link(bytes, macs, new);
+    Some(bytes.len())
+}
+
+const fn kind(v6: bool, udp: bool) -> Kind {
+    match (v6, udp) {
+        (false, false) => Kind::V4Tcp,
+        (false, true) => Kind::V4Udp,
+        (true, false) => Kind::V6Tcp,
+        (true, true) => Kind::V6Udp,
     }
 }
 
@@ -271,6 +365,17 @@ fn differences<const V6: bool, const UDP: bool, const REPLY: bool>(
         | u64::from(headers.ports() ^ ports)
         | session.source_nat()
         | u64::from(session.change(direction, protocol))
+}
+
+#[inline(always)]
+fn count<const REPLY: bool>(counters: &BackendCounters, len: usize) {
+    let traffic = if REPLY {
+        &counters.reply
+    } else {
+        &counters.forward
+    };
+    traffic.packets.add(1);
+    traffic.bytes.add(len as u64);
 }
 
 /// Notes that the session was seen in this tick, unless another worker's clock is ahead. `false` if it has

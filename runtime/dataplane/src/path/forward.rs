@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use waxwing_packet::{IpPacket, icmp, parse_plain};
+use waxwing_packet::{IpPacket, Packet, icmp, parse};
 
 use super::classify::classify_exceptions;
 use super::fast_path::FastPath;
@@ -169,9 +169,17 @@ fn look_up<F: FrameBuf>(
     let mut at = 0;
     while at < batch.len() {
         if !batch.slots[at].lane.is_none() {
-            at = FastPath::new(context, snapshot, now).run(frames, batch, at);
+            let path = FastPath::new(context, snapshot, now);
+            let untagged = path.run::<F, false>(frames, batch, at);
+            at = untagged;
+            if at < batch.len() && !batch.slots[at].lane.is_none() {
+                at = path.run::<F, true>(frames, batch, at);
+            }
             if at == batch.len() {
                 break;
+            }
+            if at > untagged {
+                continue;
             }
             let slot = &mut batch.slots[at];
             if !slot.lane.is_none() {
@@ -190,7 +198,7 @@ fn look_up<F: FrameBuf>(
         let is_absent = if exceptions.contains(at) {
             absent.contains(at)
         } else {
-            parse(context, batch, at, &frames[at]);
+            parse_for_general_path(context, batch, at, &frames[at]);
             batch.slots[at].lane.is_none()
         };
         if !look_up_one(
@@ -209,8 +217,16 @@ fn look_up<F: FrameBuf>(
 }
 
 /// Parses a packet that the fast path has read but not rewritten.
-fn parse<F: FrameBuf>(context: &WorkerContext, batch: &mut Batch, at: usize, frame: &F) {
-    let packet = parse_plain(frame.bytes());
+fn parse_for_general_path<F: FrameBuf>(
+    context: &WorkerContext,
+    batch: &mut Batch,
+    at: usize,
+    frame: &F,
+) {
+    let packet = match parse(frame.bytes()) {
+        Ok(Packet::Ip(packet)) => Some(packet),
+        _ => None,
+    };
     let tuple = packet.as_ref().and_then(tuple_of);
     debug_assert!(
         tuple.is_some(),

@@ -78,7 +78,7 @@ impl Glimpse {
         changes[tcp_of(self.state).bits() as usize]
     }
 
-    /// The return hop: port and MAC in the lower 56 bits. An untagged one has nothing above them.
+    /// The return hop: port and MAC in the lower 56 bits, above them the kind of its VLAN tags.
     #[inline(always)]
     pub(crate) const fn hop(&self) -> u64 {
         hop_without_sequence(self.hop)

@@ -4,6 +4,7 @@
 //! and the return hop, each of which changes as a whole. See the invariants of [`super`].
 
 use waxwing_packet::VlanTags;
+use waxwing_packet::plain::PackedTags;
 
 use super::glimpse::Glimpse;
 use super::stored::{self, Stored, is_live, tcp_of};
@@ -66,13 +67,26 @@ impl Line {
             client: [0, 1].map(|half: usize| self.client[half].load(Ordering::Relaxed)),
             endpoints: self.endpoints.load(Ordering::Relaxed),
             state,
-            hop: self.hop.load(Ordering::Relaxed),
+            hop: self.hop.load(Ordering::Acquire),
             seen: Tick(self.seen.load(Ordering::Relaxed)),
         };
         // See `read`.
         fence(Ordering::Acquire);
         let is_same = self.state.load(Ordering::Relaxed) == state;
         (is_same && is_live(state)).then_some(glimpse)
+    }
+
+    /// The VLAN tags of a session's return hop; `None` if hop or session changed since the glimpse.
+    #[inline(always)]
+    pub(crate) fn tags(&self, glimpse: &Glimpse) -> Option<PackedTags> {
+        let tci = self.tags[stored::tags_at(glimpse.hop)].load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_same = self.state.load(Ordering::Relaxed) == glimpse.state
+            && self.hop.load(Ordering::Relaxed) == glimpse.hop;
+        is_same.then_some(PackedTags {
+            kind: stored::tags_kind(glimpse.hop),
+            tci,
+        })
     }
 
     #[inline(always)]

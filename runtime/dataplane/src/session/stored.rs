@@ -189,6 +189,13 @@ impl From<&Session> for Stored {
     }
 }
 
+/// A return hop's tag count and TPIDs, as [`waxwing_packet::plain::PackedTags`] has them.
+#[inline(always)]
+pub(super) const fn tags_kind(hop: u64) -> u8 {
+    let [route, ..] = hop.to_be_bytes();
+    route & !15
+}
+
 /// Which of a line's two tag words belongs to this return hop.
 #[inline(always)]
 pub(super) const fn tags_at(hop: u64) -> usize {

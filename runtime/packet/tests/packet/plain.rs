@@ -1,10 +1,12 @@
 //! Plain packets: read as the parser reads them, and rewritten as `Changes` rewrites them.
 
-use crate::samples::{CLIENT, LINK, VIP};
-use waxwing_packet::plain::{self, FlowHasher, Headers, Kind, PlainTranslation, SourceMac};
+use crate::samples::{CLIENT, LINK, TAGS, VIP};
+use waxwing_packet::plain::{
+    self, FlowHasher, Headers, Kind, PackedTags, PlainTranslation, SourceMac,
+};
 use waxwing_packet::{
-    Address, Changes, Family, IpPacket, Mac, Protocol, TcpFlags, Translation, Transport,
-    parse_plain,
+    Address, Changes, Family, IpPacket, Mac, Packet, Protocol, TcpFlags, Translation, Transport,
+    parse,
 };
 use waxwing_testkit::build;
 use waxwing_testkit::random::Random;
@@ -33,10 +35,17 @@ fn octets(address: Address) -> Vec<u8> {
     }
 }
 
+fn whole(frame: &[u8]) -> Option<IpPacket> {
+    match parse(frame) {
+        Ok(Packet::Ip(packet)) if packet.fragment.is_none() => Some(packet),
+        _ => None,
+    }
+}
+
 /// What a plain packet is by the parser; `None` for packets that only the parser calls plain.
 fn parsed(frame: &[u8]) -> Option<(Kind, u16, Flow)> {
     const EVENTS: u8 = TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST;
-    let packet = parse_plain(frame)?;
+    let packet = whole(frame)?;
     let (protocol, kinds) = match packet.transport {
         Transport::Tcp { flags, .. } if !flags.has_any(EVENTS) => {
             (Protocol::Tcp, [Kind::V4Tcp, Kind::V6Tcp])
@@ -74,42 +83,56 @@ fn frames() -> impl Iterator<Item = Vec<u8>> {
     let mut random = Random::new(7);
     let kinds = [0, 1].map(|family| {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| {
-            let tcp = build::Tcp {
-                link: LINK,
-                source: (CLIENT[family], 40_000),
-                destination: (VIP[family], 80),
-                flags: TcpFlags(TcpFlags::ACK),
-                payload: b"some payload",
-                ..build::Tcp::default()
-            };
-            tcp.frame_of(protocol)
+            TAGS.map(|tags| {
+                let tcp = build::Tcp {
+                    link: LINK,
+                    tags,
+                    source: (CLIENT[family], 40_000),
+                    destination: (VIP[family], 80),
+                    flags: TcpFlags(TcpFlags::ACK),
+                    payload: b"some payload",
+                    ..build::Tcp::default()
+                };
+                tcp.frame_of(protocol)
+            })
         })
     });
-    kinds.into_iter().flatten().flat_map(move |sample| {
-        let mut frames = vec![sample.clone()];
-        for _ in 0..2_000 {
-            let mut frame = sample.clone();
-            for _ in 0..random.between(1, 3) {
-                let at = random.index(frame.len().min(70));
-                frame[at] = random.one(&[0, 6, 17, 0x40, 0x45, 0x50, 0x60, 0xff]);
+    kinds
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(move |sample| {
+            let mut frames = vec![sample.clone()];
+            for _ in 0..2_000 {
+                let mut frame = sample.clone();
+                for _ in 0..random.between(1, 3) {
+                    let at = random.index(frame.len().min(70));
+                    frame[at] = random.one(&[0, 6, 17, 0x40, 0x45, 0x50, 0x60, 0xff]);
+                }
+                if random.chance(300) {
+                    frame.truncate(random.index(frame.len()));
+                }
+                frames.push(frame);
             }
-            if random.chance(300) {
-                frame.truncate(random.index(frame.len()));
-            }
-            frames.push(frame);
-        }
-        frames
-    })
+            frames
+        })
 }
 
 #[test]
 fn plain_packets_are_those_of_the_parser() {
     let mut plain = 0;
     for frame in frames() {
-        let read =
-            plain::read(&frame, &Words).map(|(packet, flow)| (packet.kind, packet.len, flow));
+        let read = plain::read(&frame, &Words).map(|(packet, flow)| (packet, flow, 0));
+        let read = read.or_else(|| plain::read_tagged(&frame, &Words));
+        let tags = read.as_ref().map(|(.., len)| PackedTags::of(&frame, *len));
+        let read = read.map(|(packet, flow, _)| (packet.kind, packet.len, flow));
         assert_eq!(read, parsed(&frame), "{frame:02x?}");
         plain += u32::from(read.is_some());
+        if let (Some(tags), Some(packet)) = (tags, whole(&frame)) {
+            let known = PackedTags::from(&packet.ethernet.tags);
+            assert_eq!(tags, Some(known), "{frame:02x?}");
+            assert_eq!(known.len(), packet.ethernet.header_len() - 14);
+        }
     }
     assert!(plain > 1_000, "only {plain} plain packets");
 }
@@ -122,7 +145,8 @@ fn rewritten<const V6: bool, const UDP: bool>(
     to: &Translation,
     is_source: bool,
 ) -> Vec<u8> {
-    let headers = Headers::<V6, UDP>::of(&mut frame).expect("the headers are there");
+    let tags = PackedTags::from(&whole(&frame).expect("a packet").ethernet.tags);
+    let headers = Headers::<V6, UDP>::of(&mut frame[tags.len()..]).expect("they are there");
     let next = NEXT
         .0
         .iter()
@@ -134,6 +158,7 @@ fn rewritten<const V6: bool, const UDP: bool>(
     } else {
         headers.rewrite::<false>(macs, &to);
     }
+    plain::write_link(&mut frame, macs, tags);
     frame
 }
 
@@ -155,7 +180,7 @@ fn plain_packets_are_rewritten_as_others_are() {
         let Some((kind, ..)) = parsed(&frame) else {
             continue;
         };
-        let packet = parse_plain(&frame).expect("a plain packet");
+        let packet = whole(&frame).expect("a plain packet");
         if packet.hop_limit == 0 {
             continue;
         }
