@@ -27,6 +27,7 @@ mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod ndp;
+mod packed_tags;
 mod packet;
 mod parse;
 pub mod plain;

@@ -36,7 +36,8 @@ pub(crate) fn classify<F: FrameBuf>(
         match plain::read(head, &reader) {
             Some((plain, place)) if rest == 0 => slot.set(plain, place, 0),
             _ => {
-                if rest > 0 || !classify_tagged(&reader, slot, head) {
+                let is_tagged = rest == 0 && plain::is_tagged(head);
+                if !is_tagged || !classify_tagged(&reader, slot, head) {
                     *slot = Slot::default();
                     exceptions.insert(at);
                 }
