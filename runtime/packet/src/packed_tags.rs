@@ -1,7 +1,7 @@
 //! VLAN tags in the form in which the fast path compares and writes them.
 //!
-//! Invariant: equal tags have equal packed forms. (A TPID is that of a service tag or of a customer's: no other
-//! one is parsed as a tag.)
+//! Invariant: equal tags have equal packed forms. (A TPID is that of a service tag or of a customer's: no
+//! other one is parsed as a tag.)
 
 use crate::{VlanTag, VlanTags, ethernet, wire};
 
