@@ -12,7 +12,7 @@ use crate::world::{
 use waxwing_dataplane::egress::routes::{Path, Routes};
 use waxwing_dataplane::model::{Port, SessionAction, SourceUse, Timeouts};
 use waxwing_dataplane::{BackendId, NextHop, PortId, Ports};
-use waxwing_packet::{Link, Mac, Prefix, Protocol, VlanTags};
+use waxwing_packet::{Link, Mac, Prefix, Protocol, VlanTag, VlanTags};
 use waxwing_testkit::build;
 use waxwing_testkit::random::{Random, SEED, seeds};
 
@@ -23,10 +23,18 @@ const BATCHES: usize = 60;
 /// The backends' VLAN, in the worlds that have one.
 const BACK_VLAN: PortId = PortId(2);
 
+/// Those of a VLAN, with another priority.
+const OTHER_TAGS: VlanTags = VlanTags::one(VlanTag {
+    tpid: 0x8100,
+    tci: 0x2000 | 100,
+});
+
 /// A balancer, and one without the fast path.
 struct Pair {
     worlds: [World; 2],
     random: Random,
+    /// The tags of most requests.
+    tags: VlanTags,
     /// Whether backends see a source address of the balancer's.
     has_source_nat: bool,
 }
@@ -76,6 +84,7 @@ impl Pair {
         });
         Self {
             worlds,
+            tags: random.one(&[TAGS[0], TAGS[0], TAGS[1], TAGS[2]]),
             random,
             has_source_nat,
         }
@@ -104,16 +113,22 @@ impl Pair {
             };
             (BACK, from_server(backend), server, seen)
         };
+        let usual = if is_request {
+            self.tags
+        } else {
+            VlanTags::NONE
+        };
+        let tags = match random.below(100) {
+            0..5 => random.one(&TAGS),
+            5..10 => OTHER_TAGS,
+            _ => usual,
+        };
         let mut frame = build::Tcp {
             link: Link {
                 source: other_mac.unwrap_or(link.source),
                 ..link
             },
-            tags: if random.chance(60) {
-                random.one(&TAGS)
-            } else {
-                VlanTags::NONE
-            },
+            tags,
             source,
             destination,
             hop_limit: random.one(&[64, 64, 64, 64, 64, 64, 2, 1]),
