@@ -1,5 +1,5 @@
-//! The `waxwing` program in a namespace: memory and start-up over session capacity, a start
-//! over modules, a reload over services.
+//! The `waxwing` program in a namespace: memory and start-up over session capacity, a start with and without
+//! kept machine code, a reload over services.
 
 use std::cell::RefCell;
 use std::fs;
@@ -97,6 +97,8 @@ pub(crate) fn start(_: Effort, report: &mut Report) -> Result<()> {
     }
     let start = || -> Result<f64> {
         let waxwing = Waxwing::start(&topology, &config)?;
+        // The last line of the start, after its first answer.
+        waxwing.wait_log("serving after ")?;
         let log = waxwing.log();
         waxwing.stop()?;
         let ms = log.split("serving after ").nth(1);
