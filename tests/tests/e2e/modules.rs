@@ -165,6 +165,8 @@ fn a_canary_that_drops_every_flow_is_taken_back() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &config)?;
     let shipped = hash(&waxwing)?;
     let load = Load {
+        // A client whose SYN is dropped opens no other connection for a while.
+        clients: 300,
         rate: 200,
         ..connections(VIP4, 80, Duration::from_secs(6))
     };

@@ -57,8 +57,7 @@ impl Triggers {
         } = self;
         let mut tick = interval(TICK);
         let mut retired = interval(RETIRED_EVERY);
-        // One task at a time: the hosts compile one module after the other, so a second task would only
-        // occupy a thread.
+        // One task at a time: it compiles on all processors.
         let mut to_compile = BTreeSet::new();
         let mut compiling: JoinSet<BTreeSet<String>> = JoinSet::new();
         let mut health_due = None;

@@ -107,9 +107,8 @@ impl Policy for WasmPolicy {
         let Some(at) = self.place(service) else {
             return;
         };
-        let Some(start) = self.share.start() else {
-            return;
-        };
+        // Told also when the module has used its share: an end that is not told is never made up for.
+        let start = self.share.start_anyway();
         let reported = self.try_closed(at, events);
         self.share.end(start);
         if let Err(failure) = reported {

@@ -38,6 +38,12 @@ impl WorkerShare {
         self.may_start(now).then_some(CallStart(Some(now)))
     }
 
+    /// Returns when a call starts that is made whatever the module has used.
+    #[inline]
+    pub(crate) fn start_anyway(&self) -> CallStart {
+        CallStart((self.percent > 0).then(Instant::now))
+    }
+
     /// Charges a call that has ended.
     #[inline]
     pub(crate) fn end(&mut self, CallStart(start): CallStart) {

@@ -131,7 +131,7 @@ fn a_new_build_serves_on_one_worker_first() {
     // Binding again does not end the canary period; its end does.
     assert!(work(&host).in_use.others.is_some());
     let ends = host.canary_ends().expect("a canary");
-    std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
+    std::thread::sleep(ends.saturating_duration_since(Instant::now()));
     assert!(work(&host).in_use.others.is_some(), "it is not judged yet");
     host.judge_canaries();
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(1); 2]);
@@ -167,7 +167,7 @@ fn a_canary_that_drops_every_flow_is_quarantined_and_the_build_before_serves() {
         assert_eq!(chosen(&mut bound), [Pick::Drop, Pick::Backend(0)]);
     }
     let ends = host.canary_ends().expect("a canary");
-    std::thread::sleep(ends.saturating_duration_since(std::time::Instant::now()));
+    std::thread::sleep(ends.saturating_duration_since(Instant::now()));
     host.judge_canaries();
     assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
     let shown = status(&host);

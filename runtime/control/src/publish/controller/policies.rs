@@ -9,6 +9,7 @@ use waxwing_plugin::{FaultReport, Recovery};
 use super::{Controller, PublishError};
 use crate::admin::signals::LiftQuarantine;
 use crate::health;
+use crate::parallel::side_by_side;
 use crate::publish::modules;
 
 /// Why no quarantine was lifted.
@@ -104,10 +105,10 @@ impl Controller {
         let (host, config) = (Arc::clone(&self.policy_host), Arc::clone(&self.config));
         let (check_host, checks) = (Arc::clone(&self.check_host), self.checks.clone());
         move || {
-            for name in policies.iter().filter(|name| names.contains(&***name)) {
-                // A refusal is logged, kept for the status, and returned again when the policy is bound.
-                let _ = host.policy(name);
-            }
+            let changed = policies.iter().filter(|name| names.contains(&***name));
+            // A refusal is logged, kept for the status, and returned again when the policy is bound.
+            let changed: Vec<_> = changed.collect();
+            side_by_side(&changed, |name| drop(host.policy(name)));
             if names.iter().any(|name| checks.has(name)) {
                 let _ = health::bind(&check_host, &config, &checks);
             }
