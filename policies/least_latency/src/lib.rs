@@ -25,8 +25,8 @@ pub struct Config {
     /// Cost factor of a backend that refuses every session; one that refuses a tenth of them costs
     /// a tenth of that more. 0 ignores failures.
     failure_penalty: u32,
-    /// Added to each latency, in microseconds, so that differences far below it do not count. In one rack they
-    /// are noise: what a server's scheduler or an interrupt added to one handshake.
+    /// Added to each latency, in microseconds, so that differences far below it do not count. In one rack
+    /// they are noise: what a server's scheduler or an interrupt added to one handshake.
     tolerance_us: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Serves the connections of the admin socket.
 //!
-//! Invariant: no peer keeps another one waiting. A connection whose peer sends no request or takes no answer is
-//! closed after [`STALLED_MAX`], or at once when its place is needed for a new one.
+//! Invariant: no peer keeps another one waiting. A connection whose peer sends no request or takes no answer
+//! is closed after [`STALLED_MAX`], or at once when its place is needed for a new one.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! A service's share of the session table: its `sessions_max`.
 //!
-//! Invariant: a service that has its share takes nothing from the others. Its own sessions give way to its new
-//! ones, in the order of a full table.
+//! Invariant: a service that has its share takes nothing from the others. Its own sessions give way to its
+//! new ones, in the order of a full table.
 
 use super::WorkerContext;
 use super::eviction::evict_of;

@@ -1,8 +1,8 @@
-//! What the compiling child gives up before it sees a module: another user's bytes go through a compiler, and a
-//! fault of the compiler must lead nowhere.
+//! What the compiling child gives up before it sees a module: another user's bytes go through a compiler, and
+//! a fault of the compiler must lead nowhere.
 //!
-//! Invariant: afterwards the process has no capability, is not root, can gain nothing by running a program, and
-//! every system call but those in [`CALLS`] fails: it opens no file, makes no socket, and signals nobody.
+//! Invariant: afterwards the process has no capability, is not root, can gain nothing by running a program,
+//! and every system call but those in [`CALLS`] fails: it opens no file, makes no socket, and signals nobody.
 
 use std::collections::BTreeMap;
 use std::io;

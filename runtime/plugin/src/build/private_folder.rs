@@ -1,8 +1,8 @@
 //! A folder that only this process's user writes to.
 //!
-//! Invariant: no link is followed and no file is read that another user could have written. A file is complete
-//! or absent: it is written beside its place and renamed. Reading ends at a limit and never waits, whatever the
-//! file is.
+//! Invariant: no link is followed and no file is read that another user could have written. A file is
+//! complete or absent: it is written beside its place and renamed. Reading ends at a limit and never waits,
+//! whatever the file is.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,6 +1,7 @@
 //! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
 //!
-//! Invariant: everything except [`instance`], [`records`], [`worker_share`] and [`handover`] runs on the control thread.
+//! Invariant: everything except [`instance`], [`records`], [`worker_share`] and [`handover`] runs on the
+//! control thread.
 
 pub(crate) mod bind;
 pub(crate) mod guest;

@@ -16,8 +16,8 @@ use super::turn::{Turn, evictions, source_of, tuple_of_session};
 use crate::attack::is_blind;
 use crate::balancer::BACKENDS_MAX;
 
-/// Of the clients that see no answer, this many may guess a server's sequence number: each packet has a chance
-/// of one in 65,536.
+/// Of the clients that see no answer, this many may guess a server's sequence number: each packet has a
+/// chance of one in 65,536.
 const GUESSED_MAX: u32 = 1;
 
 impl Oracle {

@@ -8,7 +8,8 @@ use super::ejection::EJECTS;
 use super::{CHECKED, World, at, failed};
 use crate::health::backend::{HealthState, Reach};
 
-/// Tells the reach of the backends: `y` reachable, `n` unreachable, `c` cut off, `r` being resolved, `-` unknown.
+/// Tells the reach of the backends: `y` reachable, `n` unreachable, `c` cut off, `r` being resolved, `-`
+/// unknown.
 fn reach(world: &mut World, known: &str, now: Duration) {
     let keys = [0, 1, 2].map(|backend| world.key(backend));
     world.health.record_reach(now, |address| {
