@@ -80,7 +80,7 @@ const CONVERSATIONS: &str = "
     picked up at its RST | closing: >R
     picked up at its FIN | half: >FA open: <A closing: <FA
     picked up at the client's SYN-ACK | half: >SA open: <A
-    a forged ACK before a forged SYN proves nothing (RFC 9293, 3.10.7.4) | half: >A closing: <R half: >S <SA <A
+    a forged ACK before a forged SYN proves nothing | half: >A closing: <R half: >S <SA <A
     and the other way around | half: >S >A <SA <A
     a new connection on the tuple of one that its server forgot | half: >A closing: <R half: >S <SA open: >A
 ";

@@ -1,8 +1,8 @@
 //! State that survives a restart: the last good build of each module, and the quarantined builds.
 //!
 //! It lies in the state folder, apart from the watched one, where others may write: `policies/` and
-//! `checks/`, each with `last-good/NAME.wasm` and `quarantine.json`, which an operator may read, edit or delete
-//! while the balancer is stopped.
+//! `checks/`, each with `last-good/NAME.wasm` and `quarantine.json`, which an operator may read, edit or
+//! delete while the balancer is stopped.
 //!
 //! Invariant: what is read was written by this process's user ([`PrivateFolder`]). A file that cannot be read
 //! or written causes a warning; its state is then lost at the next restart, nothing else.
