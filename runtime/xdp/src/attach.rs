@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
+use waxwing_packet::Mac;
 
 use crate::device::{self, DeviceSetting};
 use crate::io::WorkerSockets;
@@ -36,6 +37,9 @@ pub struct Attached {
     counts: Vec<(PortId, u32, Counts)>,
     /// The filters in effect, by port id.
     filters: Vec<MacFilter>,
+    /// The MAC addresses of the last rules, by port id. Rules may be older than an interface that was made
+    /// again, so only a change of them is news.
+    ruled_macs: Vec<Mac>,
     memberships: Memberships,
     tap: Option<Tap>,
     /// By port id.
@@ -116,6 +120,7 @@ pub fn attach(
         reports: interfaces.iter().map(unattached).collect(),
         counts: Vec::new(),
         filters: interfaces.iter().map(|it| MacFilter::Own(it.mac)).collect(),
+        ruled_macs: interfaces.iter().map(|it| it.mac).collect(),
         memberships: Memberships::default(),
         tap: None,
         offloads: interfaces.iter().map(|_| OffloadWatch::default()).collect(),
@@ -402,20 +407,22 @@ impl Steering for Attached {
     fn apply(&mut self, rules: &Rules) -> Result<(), SteeringError> {
         let failed = |error: &dyn std::fmt::Display| SteeringError(error.to_string());
         let ports = self.reports.iter_mut().zip(&mut self.filters);
-        for (port, ((report, in_effect), mac)) in (0..).map(PortId).zip(ports.zip(&rules.macs)) {
+        let ruled = self.ruled_macs.iter_mut().zip(&rules.macs);
+        for (port, ((report, in_effect), (ruled, mac))) in (0..).map(PortId).zip(ports.zip(ruled)) {
             let Interface {
                 index, queues, mtu, ..
             } = report.interface;
-            let wanted = rules
-                .bridge
-                .map_or(MacFilter::Own(*mac), MacFilter::Bridged);
+            if std::mem::replace(ruled, *mac) != *mac {
+                report.interface.mac = *mac;
+            }
+            let own = MacFilter::Own(report.interface.mac);
+            let wanted = rules.bridge.map_or(own, MacFilter::Bridged);
             if *in_effect != wanted {
                 self.program
                     .set_port(port, (index, mtu), wanted, queues)
                     .map_err(|error| failed(&error))?;
                 *in_effect = wanted;
             }
-            report.interface.mac = *mac;
         }
         if let Err(error) = self.memberships.update(rules, &self.indices()) {
             warn_of_memberships(&error);

@@ -3,9 +3,12 @@
 //! Invariant: what can be followed is followed, and connections survive; all else is a problem in the status
 //! that names its remedy, and goes away with its cause.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4, VIP6, server4};
-use waxwing_tests::{Layout, Status, Topology, Waxwing, actors};
+use waxwing_tests::{Layout, Load, Status, Topology, Waxwing, actors};
 
 use crate::recovery::{Downloads, start_nginx};
 use crate::traffic::{assert_both_served, assert_served, await_both_served, curl, host, web};
@@ -93,11 +96,25 @@ fn a_port_made_again_is_attached_again() -> Result<()> {
     await_both_served(&topology)?;
     downloads.are_under_way()?;
     downloads.finish()?;
-    // Deleted and made again before anyone looks.
-    for _ in 0..3 {
+    // Deleted and made again before anyone looks. A reply that the kernel routes meanwhile would make the
+    // client reset its server.
+    let load = Load {
+        keep_alive: true,
+        rate: 200,
+        timeout: Duration::from_secs(20),
+        ..connections(VIP4, 80, Duration::from_secs(8))
+    };
+    let load = RunningLoad::start(&topology.client, load)?;
+    for _ in 0..5 {
         topology.replug_back()?;
         await_both_served(&topology)?;
     }
+    let tally = load.finish()?;
+    ensure!(
+        tally.failed() == 0,
+        "connections broke: {:?}",
+        tally.failures
+    );
     wait_problem(&waxwing, None)?;
     waxwing.stop().map(drop)
 }

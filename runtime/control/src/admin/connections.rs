@@ -50,16 +50,14 @@ pub(crate) async fn serve(listener: UnixListener, router: Router) {
         };
         open.retain(|it| !it.task.is_finished() && it.stalled() < Some(STALLED_MAX));
         match accepted {
-            Some(Ok((stream, _))) => {
-                if make_room(&mut open) {
-                    open.push(Connection::start(stream, router.clone(), begun));
-                }
+            Some(Ok((stream, _))) if make_room(&mut open) => {
+                open.push(Connection::start(stream, router.clone(), begun));
             }
+            Some(Ok(_)) | None => {}
             Some(Err(error)) => {
                 tracing::warn!("the admin socket cannot accept a connection: {error}");
                 sleep(ACCEPT_AGAIN).await;
             }
-            None => {}
         }
     }
 }

@@ -188,7 +188,10 @@ mod tests {
 
     #[test]
     fn a_flood_from_everywhere_is_named_so() {
-        let any = |n: u16| Address::v4([20, (n >> 8) as u8, n as u8, 1]);
+        let any = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            Address::v4([20, high, low, 1])
+        };
         let text = watch(900).problem(&table((0..950).map(any))).unwrap();
         assert!(
             text.contains("900 unassured sessions/s from 950 networks, none"),

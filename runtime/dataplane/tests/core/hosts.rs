@@ -114,7 +114,6 @@ impl Kind<'_> {
             sequence: SERVER_ISN,
             acknowledgment: SERVER_ISN + 1,
             payload,
-            ..build::Tcp::default()
         }
         .frame_of(self.protocol)
     }
