@@ -78,9 +78,9 @@ fn reach(hop: &HopState) -> Reach {
         (Condition::Resolving, Some(via)) => {
             Reach::Resolving(format!("{via} has not answered yet"))
         }
-        (why @ (Condition::LinkDown(_) | Condition::NoRoute(_)), _) => {
-            Reach::CutOff(why.to_string())
+        (why @ (Condition::NoAnswer { .. } | Condition::Refused(_)), _) => {
+            Reach::Unreachable(why.to_string())
         }
-        (why, _) => Reach::Unreachable(why.to_string()),
+        (why, _) => Reach::CutOff(why.to_string()),
     }
 }
