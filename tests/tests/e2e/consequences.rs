@@ -12,7 +12,9 @@ use waxwing_tests::query::{self, PATIENCE};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Fault, Kind, Layout, Load, Server, Service, Tally, Topology, Waxwing};
 
-use crate::health::{check_of, eject_only, quick, start_all_up, three, wait_judged, wait_web};
+use crate::health::{
+    check_of, eject_only, quick, start_all_up, three, wait_judged, wait_takes_new, wait_web,
+};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -423,6 +425,8 @@ fn an_unreachable_and_a_silent_udp_backend_are_ejected() -> Result<()> {
         })?;
         let shown = status.health("web", "server-1").reason;
         ensure!(shown.contains(reason), "{fault:?}: {shown}");
+        // The state comes first, then the workers' snapshot.
+        wait_takes_new(&waxwing, [false, true, true])?;
         for _ in 0..6 {
             ensure!(
                 ask_once()?.is_some_and(|server| server != 1),
