@@ -19,6 +19,8 @@ pub struct Config {
     pub modules: PathBuf,
     /// The folder of what survives a restart.
     pub state: PathBuf,
+    /// What one policy may take of a worker's time, in percent; 0: all of it.
+    pub module_share: Option<u32>,
     /// Capacity of the session table.
     pub sessions_max: u64,
     /// Maximum number of services.

@@ -163,6 +163,8 @@ impl Variant {
 
     fn start<'a>(self, network: &'a Network, settings: &Settings<'_>) -> Result<Waxwing<'a>> {
         let mut config = Config::new(&network.topology);
+        // The policy is measured, not its fallback.
+        config.module_share = Some(0);
         for service in settings.services {
             let Service {
                 name,
