@@ -1,5 +1,5 @@
-//! What becomes of a module's flows, by service and worker, so that a canary can be compared with the build
-//! that serves on the other workers at the same time.
+//! Counts of a module's picks and of their sessions' failures, by service and worker: a canary's are compared
+//! with those of the build that serves on the other workers at the same time.
 //!
 //! Invariant: a worker only adds to its own counts, between two batches, and never waits. A count may be read
 //! while its worker adds to it.
