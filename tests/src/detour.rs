@@ -55,7 +55,10 @@ impl Detour {
         veth(
             (&near, "between"),
             (&far, "between"),
-            VethOptions { mtu, queues: 1 },
+            VethOptions {
+                mtu,
+                ..VethOptions::default()
+            },
         )?;
         balancer.ip(&format!(
             "addr add 10.8.0.1/24 dev {port}\n\

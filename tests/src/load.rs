@@ -48,7 +48,9 @@ pub struct Load {
 pub enum Failure {
     /// The connection was refused.
     Refused,
-    /// Connecting failed for another reason (no route, no free port).
+    /// No way to the server: this host has none, or a router said so.
+    Unreachable,
+    /// Connecting failed for another reason (no free port).
     Connect,
     /// Connecting took too long.
     ConnectTimeout,
@@ -66,6 +68,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
             Self::Connect => "no connection",
             Self::ConnectTimeout => "connect timeout",
             Self::Reset => "reset",
@@ -292,6 +295,7 @@ async fn connect(load: Load) -> Result<TcpStream, Failure> {
             ErrorKind::ConnectionRefused => Failure::Refused,
             ErrorKind::ConnectionReset => Failure::Reset,
             ErrorKind::TimedOut => Failure::ConnectTimeout,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Failure::Unreachable,
             _ => Failure::Connect,
         })?;
     // Without TCP_NODELAY requests are only slightly later.

@@ -36,6 +36,8 @@ pub struct Namespace {
 pub struct VethOptions {
     /// Receive and transmit queues of both ends.
     pub queues: u32,
+    /// The number to which [`set_queues`] can raise them; 0 for `queues`.
+    pub queues_max: u32,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
 }
@@ -44,6 +46,7 @@ impl Default for VethOptions {
     fn default() -> Self {
         Self {
             queues: 1,
+            queues_max: 0,
             mtu: 1500,
         }
     }
@@ -199,14 +202,24 @@ fn interface_with(mac: &str) -> Result<Option<String>> {
 /// frames have complete checksums and fit the MTU, as from a NIC: AF_XDP reads frames before the kernel
 /// would complete them.
 pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) -> Result<()> {
-    let VethOptions { queues, mtu } = options;
-    let shape = format!("mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
+    let VethOptions {
+        queues,
+        queues_max,
+        mtu,
+    } = options;
+    let made = queues.max(queues_max);
+    let shape = format!("mtu {mtu} numrxqueues {made} numtxqueues {made}");
     a.0.ip(&format!(
         "link add {} {shape} type veth peer name {} netns {} {shape}\n",
         a.1,
         b.1,
         b.0.name()
     ))?;
+    if made > queues {
+        // The second first: neither end may have fewer than the other sends by.
+        set_queues(b.0, b.1, queues)?;
+        set_queues(a.0, a.1, queues)?;
+    }
     for (namespace, interface) in [a, b] {
         let mut ethtool = Command::new("ethtool");
         ethtool.args(["-K", interface]);
@@ -220,6 +233,16 @@ pub fn veth(a: (&Namespace, &str), b: (&Namespace, &str), options: VethOptions) 
         namespace.ip(&format!("link set {interface} up\n"))?;
     }
     Ok(())
+}
+
+/// Sets the number of receive and transmit queues of an interface.
+///
+/// # Errors
+/// More than [`VethOptions::queues_max`], fewer than the other end has, or `ethtool` is missing.
+pub fn set_queues(namespace: &Namespace, interface: &str, queues: u32) -> Result<()> {
+    let count = queues.to_string();
+    let arguments = ["-L", interface, "rx", &count, "tx", &count];
+    namespace.run("ethtool", &arguments).map(drop)
 }
 
 /// Removes namespaces, the processes in them, and directories of runs that have ended.

@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 
 use crate::Scratch;
 use crate::actors::built_program;
-use crate::netns::{Namespace, VethOptions, veth};
+use crate::netns::{Namespace, VethOptions, set_queues, veth};
 use crate::process::retry;
 
 /// The service address, IPv4 (RFC 5737's documentation range).
@@ -207,8 +207,12 @@ impl Topology {
     }
 
     fn wire(&self) -> Result<()> {
-        let mtu = self.layout.mtu;
-        let (wide, narrow) = (self.wide(), VethOptions { queues: 1, mtu });
+        let wide = self.wide();
+        let narrow = VethOptions {
+            queues: 1,
+            queues_max: 0,
+            ..wide
+        };
         match self.layout.arms {
             Arms::Two if self.layout.wires == Wires::Cards => self.wire_cards()?,
             Arms::Two => {
@@ -222,12 +226,7 @@ impl Topology {
         }
         self.servers
             .iter()
-            .try_for_each(|server| self.plug((server, "eth0"), narrow))?;
-        if self.layout.queues_max > 0 {
-            self.set_far_queues(self.layout.queues)?;
-            self.set_queues(self.layout.queues)?;
-        }
-        Ok(())
+            .try_for_each(|server| self.plug((server, "eth0"), narrow))
     }
 
     fn wide(&self) -> VethOptions {
@@ -238,7 +237,8 @@ impl Topology {
             ..
         } = self.layout;
         VethOptions {
-            queues: queues.max(queues_max),
+            queues,
+            queues_max,
             mtu,
         }
     }
@@ -371,12 +371,6 @@ impl Topology {
         }
         Ok(())
     }
-}
-
-fn set_queues(namespace: &Namespace, interface: &str, queues: u32) -> Result<()> {
-    let count = queues.to_string();
-    let arguments = ["-L", interface, "rx", &count, "tx", &count];
-    namespace.run("ethtool", &arguments).map(drop)
 }
 
 impl Drop for Topology {

@@ -98,6 +98,12 @@ impl ParsedConfig {
         self.problems.extend(problems);
     }
 
+    /// Returns whether a problem so far is an error.
+    pub(crate) fn is_refused(&self) -> bool {
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        self.problems.iter().any(is_error)
+    }
+
     /// Returns the config and its warnings.
     ///
     /// # Errors

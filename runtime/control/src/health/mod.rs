@@ -31,6 +31,6 @@ pub(crate) use backend::Reach;
 pub use backend::{AdminState, HealthState};
 pub use effects::{Effect, Effects};
 pub(crate) use monitor::HealthMonitor;
-pub(crate) use plan::{BoundChecks, CheckJob, bind, check_span, jobs, problems};
+pub(crate) use plan::{BoundChecks, CheckJob, add_problems, bind, check_span, jobs};
 pub(crate) use removed::RemovedBackend;
 pub(crate) use runner::{CheckFault, Runner};

@@ -16,7 +16,7 @@ use super::schedule::ScheduledJob;
 use crate::config::{CheckTiming, Config, HealthCheck, Problem, Service, Span, TlsConfig};
 use crate::parallel::side_by_side;
 use crate::publish::keys::{backend_key, service_in};
-use crate::publish::module_error::module_error;
+use crate::publish::module_error::{ModuleProblems, module_error};
 
 /// One check of one backend.
 pub(crate) struct CheckJob {
@@ -170,14 +170,14 @@ impl RootsCache {
     }
 }
 
-/// Returns a problem for each check whose module is missing, whose module refuses its config, or
+/// Adds a problem for each check whose module is missing, whose module refuses its config, or
 /// whose TLS settings are invalid.
-pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
-    let refused = side_by_side(&names(config), |name| {
+pub(crate) fn add_problems(host: &CheckHost, config: &Config, found: &mut ModuleProblems) {
+    found.add(side_by_side(&names(config), |name| {
         let error = bind_module(host, config, name).err()?;
-        problem(config, name, &error)
-    });
-    let mut problems: Vec<Problem> = refused.into_iter().flatten().collect();
+        Some((Arc::clone(name), problem(config, name, &error)?))
+    }));
+    let problems = &mut found.problems;
     let mut cache = RootsCache::default();
     for (_, check) in checks(config) {
         // Missing system roots are no problem: the check may not use TLS.
@@ -192,7 +192,6 @@ pub(crate) fn problems(host: &CheckHost, config: &Config) -> Vec<Problem> {
             problems.push(config.error_at(name.span, why.to_string()));
         }
     }
-    problems
 }
 
 fn problem(config: &Config, name: &str, error: &ModuleError) -> Option<Problem> {

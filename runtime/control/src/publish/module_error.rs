@@ -1,7 +1,10 @@
-//! The text of a refused module, for the config's reader.
+//! What is wrong with modules, for the config's reader.
+
+use std::sync::Arc;
 
 use waxwing_plugin::{ModuleError, Refusal};
 
+use crate::config::Problem;
 use crate::config::names::nearest;
 
 /// Returns the text of a refusal; for a name that no module has, with the nearest one.
@@ -15,5 +18,22 @@ pub(crate) fn module_error(name: &str, error: &ModuleError) -> String {
             format!("module \"{name}\": there is no such module; did you mean \"{near}\"?")
         }
         None => error.to_string(),
+    }
+}
+
+/// What is wrong with a config's modules.
+#[derive(Default)]
+pub(crate) struct ModuleProblems {
+    pub(crate) problems: Vec<Problem>,
+    /// The modules of which no build can serve.
+    pub(crate) unusable: Vec<Arc<str>>,
+}
+
+impl ModuleProblems {
+    /// Adds each module's problem to the rest.
+    pub(crate) fn add(&mut self, of_modules: Vec<Option<(Arc<str>, Problem)>>) {
+        let (names, problems): (Vec<_>, Vec<_>) = of_modules.into_iter().flatten().unzip();
+        self.unusable.extend(names);
+        self.problems.extend(problems);
     }
 }

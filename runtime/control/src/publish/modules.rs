@@ -22,7 +22,7 @@ use crate::health::{self, Effects};
 use crate::parallel::side_by_side;
 use crate::publish::catalog::Catalog;
 use crate::publish::keys::{service_in, snapshot_key};
-use crate::publish::module_error::module_error;
+use crate::publish::module_error::{ModuleProblems, module_error};
 
 /// The modules built into the program: name and bytes of each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,9 +101,13 @@ impl Modules {
 
 impl Modules {
     /// Returns an error for each module in use whose newest build is refused although another one can serve.
-    pub(crate) fn refused(&self, config: &Config) -> Vec<Problem> {
+    /// `found` is what [`check`] found.
+    pub(crate) fn refused(&self, config: &Config, found: &ModuleProblems) -> Vec<Problem> {
         let refused = |modules: Vec<ModuleStatus>, place: &dyn Fn(&str) -> Option<Span>| {
             let error = |module: ModuleStatus| {
+                if found.unusable.iter().any(|name| **name == *module.name) {
+                    return None;
+                }
                 let why = module.refused?.reason;
                 let text = format!("{why}; at start another build of that name serves instead");
                 Some(config.error_at(place(&module.name)?, text))
@@ -199,12 +203,13 @@ pub(crate) async fn check(
     host: &Arc<Host>,
     checks: &Arc<CheckHost>,
     config: Config,
-) -> Vec<Problem> {
+) -> ModuleProblems {
     let (host, checks) = (Arc::clone(host), Arc::clone(checks));
     blocking(move || {
-        let mut problems = problems(&host, config.clone());
-        problems.extend(health::problems(&checks, &config));
-        problems
+        let mut found = ModuleProblems::default();
+        add_problems(&host, config.clone(), &mut found);
+        health::add_problems(&checks, &config, &mut found);
+        found
     })
     .await
 }
@@ -218,13 +223,13 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-fn problems(host: &Host, config: Config) -> Vec<Problem> {
+fn add_problems(host: &Host, config: Config, found: &mut ModuleProblems) {
     let gauges = Gauges::new(config.backends_max, 1);
     // A lack of ids is reported when the real catalog applies the config.
     let mut catalog = Catalog::new(config.services_max, config.backends_max);
     let effects = Effects::new();
     let Ok(snapshot) = catalog.apply(&config, &[], &gauges, &effects) else {
-        return Vec::new();
+        return;
     };
     let target = BindTarget {
         config: Arc::new(config),
@@ -235,10 +240,10 @@ fn problems(host: &Host, config: Config) -> Vec<Problem> {
     let keys = Key::new(cluster_seed(config.cluster_key));
     let check = |name: &Arc<str>| {
         let bound = host.bind(name, 1, 0, &bindings(&target, &keys, name));
-        bound.err().and_then(|error| problem(config, name, &error))
+        let problem = problem(config, name, &bound.err()?)?;
+        Some((Arc::clone(name), problem))
     };
-    let problems = side_by_side(&config.policies(), check);
-    problems.into_iter().flatten().collect()
+    found.add(side_by_side(&config.policies(), check));
 }
 
 /// Returns the error at its place in the config: the `policy_config` that the module refused, or the

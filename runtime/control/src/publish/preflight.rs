@@ -55,12 +55,17 @@ pub async fn load(path: &Path, options: ModuleOptions) -> Result<Checked, Prefli
     reading.add(found);
     let modules = Modules::start(reading.config(), options)?;
     let config = reading.config().clone();
-    reading.add(modules::check(&modules.policy_host, &modules.check_host, config).await);
+    let found = modules::check(&modules.policy_host, &modules.check_host, config).await;
+    let refused = modules.refused(reading.config(), &found);
+    reading.add(found.problems);
+    if reading.is_refused() {
+        reading.add(refused.iter().cloned());
+    }
     let (config, warnings) = reading.finish()?;
     Ok(Checked {
-        warnings,
-        refused: modules.refused(&config),
         config,
+        warnings,
+        refused,
         modules,
     })
 }

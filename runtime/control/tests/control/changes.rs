@@ -210,6 +210,20 @@ pub(crate) fn refused_modules() {
             "{text}"
         );
     }
+    // All at once: beside another error, and once where no build can serve.
+    let only = "[[service]]\nname = \"own\"\nvip = \"203.0.113.9\"\nport = 81\nprotocol = \"tcp\"\n\
+                policy = \"second\"\ncolour = 1\n[[service.backend]]\naddress = \"10.77.0.2\"\nport = 80\n";
+    write_config(folder.path(), &format!("{WEB}{only}"));
+    put(&folder.path().join("modules"), "second.wasm", b"no module");
+    let errors = runtime.block_on(load(folder.path())).map(drop).unwrap_err();
+    for (what, times) in [
+        ("no key `colour`", 1),
+        ("another build of that name serves", 1),
+        ("/second.wasm", 1),
+        ("not a WebAssembly module", 1),
+    ] {
+        assert_eq!(errors.matches(what).count(), times, "{what}: {errors}");
+    }
 }
 
 /// A port that is down takes the routes through it away. That stops no reload, and the next hops are resolved

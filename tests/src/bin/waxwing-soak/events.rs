@@ -7,10 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::log_pipe::Reader;
+use waxwing_tests::netns::set_queues;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Status, modules};
+use waxwing_tests::{Status, Topology, modules};
 
-use crate::{QUEUES_MAX, Soak};
+use crate::{QUEUES, QUEUES_MAX, Soak};
 
 /// An address that no route leads to.
 const LOST_SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
@@ -29,9 +30,9 @@ pub(super) const ALL: &[Event] = &[
     ("port down (back)", |soak| soak.port_down("back")),
     ("carrier lost", |soak| soak.lose_carrier()),
     ("route gone", |soak| soak.lose_route()),
-    ("port made again", |soak| soak.topology.replug_back()),
+    ("port made again", |soak| soak.remake_port()),
     ("port renamed", |soak| soak.rename_port()),
-    ("queues added", |soak| soak.add_queues()),
+    ("queue added", |soak| soak.add_queue()),
     ("virtual MAC address", |soak| soak.add_virtual_mac()),
     ("strict reverse path check", |soak| {
         soak.check_reverse_paths()
@@ -96,7 +97,7 @@ impl Soak<'_> {
     /// Takes a server out of the spare service for a moment.
     fn take_out(&mut self, command: &str) -> Result<()> {
         if !self.has_vip {
-            return Ok(());
+            self.toggle_vip()?;
         }
         for command in [command, "enable"] {
             let asked = self
@@ -148,21 +149,38 @@ impl Soak<'_> {
         reported
     }
 
-    /// While a balancer runs, the kernel takes no queue away.
-    fn add_queues(&mut self) -> Result<()> {
-        if self.queues == QUEUES_MAX {
-            return Ok(());
+    /// It has the queues of the start again: while a balancer runs, the kernel takes none away.
+    fn remake_port(&mut self) -> Result<()> {
+        self.queues[1] = QUEUES;
+        self.topology.replug_back()
+    }
+
+    /// Both ends of a port's cable get one more. The client's sends by the new queue at once.
+    fn add_queue(&mut self) -> Result<()> {
+        let mut port = usize::try_from(self.random(2))?;
+        if self.queues[port] == QUEUES_MAX {
+            port = 1;
         }
-        self.queues += 1;
-        let queues = self.queues.to_string();
-        for (namespace, interface) in [
-            (&self.topology.balancer, "front"),
-            (&self.topology.client, "eth0"),
-        ] {
-            namespace.run("ethtool", &["-L", interface, "rx", &queues, "tx", &queues])?;
+        if self.queues[port] == QUEUES_MAX {
+            self.remake_port()?;
         }
-        let queues = usize::try_from(self.queues)?;
-        let attached = |status: &Status| status.0["ports"][0]["queues"].as_array().map(Vec::len);
+        self.queues[port] += 1;
+        let queues = self.queues[port];
+        let Topology {
+            balancer,
+            client,
+            switch,
+            ..
+        } = self.topology;
+        let ends = [
+            [(balancer, "front"), (client, "eth0")],
+            [(balancer, "back"), (switch, "balancer")],
+        ];
+        for (namespace, interface) in ends[port] {
+            set_queues(namespace, interface, queues)?;
+        }
+        let queues = usize::try_from(queues)?;
+        let attached = |status: &Status| status.0["ports"][port]["queues"].as_array().map(Vec::len);
         let is_attached = |status: &Status| attached(status) == Some(queues);
         self.waxwing
             .wait_status("the new queue's socket", is_attached)

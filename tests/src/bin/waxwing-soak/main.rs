@@ -33,7 +33,10 @@ const SPARE_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
 /// The most characters that say what broke.
 const WHAT_MAX: usize = 400;
 
-/// The queues of `front`, after more were added.
+/// The queues of each port at start.
+const QUEUES: u32 = 2;
+
+/// The most queues of a port.
 const QUEUES_MAX: u32 = 4;
 
 /// The UDP flows.
@@ -89,7 +92,7 @@ fn soak(arguments: &Arguments) -> Result<usize> {
 
     let topology = Topology::new(Layout {
         queues_max: QUEUES_MAX,
-        ..Layout::with_queues(2)
+        ..Layout::with_queues(QUEUES)
     })?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let echoes = topology.servers.iter().map(|server| Echo::start(server, 7));
@@ -125,7 +128,8 @@ struct Soak<'a> {
     flows: Vec<Pinger>,
     has_server: bool,
     has_vip: bool,
-    queues: u32,
+    /// Of `front` and `back`.
+    queues: [u32; 2],
     pings: u64,
     answers: u64,
     events: u64,
@@ -182,7 +186,7 @@ impl<'a> Soak<'a> {
             flows: flows.map(|flow| Ok(flow??)).collect::<Result<_>>()?,
             has_server: true,
             has_vip: true,
-            queues: 2,
+            queues: [QUEUES; 2],
             pings: 0,
             answers: 0,
             events: 0,

@@ -69,7 +69,8 @@ impl Controller {
         let found = preflight::network(reading.config(), &self.kernel).await?;
         reading.add(found.into_iter().map(Problem::into_warning));
         let config = reading.config().clone();
-        reading.add(modules::check(&self.policy_host, &self.check_host, config).await);
+        let found = modules::check(&self.policy_host, &self.check_host, config).await;
+        reading.add(found.problems);
         let (config, warnings) = reading.finish()?;
         let fixed = config.needs_restart(&self.config);
         if !fixed.is_empty() {
