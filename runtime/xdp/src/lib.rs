@@ -55,6 +55,7 @@ mod attach;
 mod device;
 mod error;
 mod frame;
+mod guard;
 mod holder;
 mod interface;
 mod io;

@@ -16,6 +16,7 @@ use waxwing_dataplane::steering::Rules;
 use waxwing_packet::Mac;
 
 use crate::error::system_cause;
+use crate::guard::Guard;
 use crate::options::LINK_LEN_MAX;
 use crate::rule_maps::{self, RuleMaps};
 use crate::{Buffers, Holder, Interface, Options, XdpError};
@@ -75,7 +76,7 @@ pub enum Class {
     Error,
     /// TCP or UDP to a backend's endpoint, past every VIP.
     Direct,
-    /// Besides its class: dropped, because its queue has no socket.
+    /// Besides its class: dropped, because its queue has no socket, or no program yet.
     NoSocket,
 }
 
@@ -140,6 +141,7 @@ pub struct Program {
     buffers: Buffers,
     /// By port.
     links: Vec<Option<XdpLinkId>>,
+    guard: Guard,
     rules: RuleMaps,
     ports: HashMap<MapData, u32, PortValue>,
     sockets: XskMap<MapData>,
@@ -181,7 +183,9 @@ impl Program {
         xdp(&mut ebpf, buffers)?
             .load()
             .map_err(|error| failed(&error))?;
+        let guard = Guard::load(&mut ebpf, ports_max).map_err(|error| failed(&error))?;
         Ok(Self {
+            guard,
             rules: RuleMaps::new(&mut ebpf, options)?,
             ports: map(&mut ebpf, "ports")?,
             sockets: map(&mut ebpf, "sockets")?,
@@ -225,6 +229,7 @@ impl Program {
     pub(crate) fn remove_port(&mut self, port: PortId, index: u32) -> Result<(), XdpError> {
         // Both fail if the interface has taken them along.
         let _ = self.ports.remove(&index);
+        self.guard.detach(&mut self.ebpf, port);
         if let Some(link) = self.links.get_mut(port.index()).and_then(Option::take) {
             let _ = xdp(&mut self.ebpf, self.buffers)?.detach(link);
         }
@@ -259,6 +264,13 @@ impl Program {
         port: PortId,
         interface: &Interface,
     ) -> Result<(AttachMode, Option<String>), XdpError> {
+        if let Err(error) = self.guard.attach(&mut self.ebpf, port, &interface.name) {
+            let (name, error) = (&interface.name, XdpError::program("guarding", &error));
+            tracing::warn!(
+                "interface {name}: {error}; frames that reach the kernel past the XDP program, as a veth's \
+                 while it gets more queues, are routed past NAT"
+            );
+        }
         let native = self.attach_as(port, interface, XdpMode::Driver);
         let refused = match native {
             Ok(()) => return Ok((AttachMode::Native, None)),
@@ -364,7 +376,8 @@ impl Program {
     /// For tests; needs [`Program::set_port`] for that device.
     ///
     /// # Errors
-    /// [`XdpError::Program`] for a frame shorter than an Ethernet header.
+    /// [`XdpError::Program`] for a frame shorter than an Ethernet header, and where the guard disagrees: it
+    /// drops exactly what is not [`Class::Pass`].
     pub fn classify(&mut self, frame: &[u8]) -> Result<Class, XdpError> {
         let before = self.classes();
         let run = TestRunOptions {
@@ -380,7 +393,16 @@ impl Program {
             .iter()
             .zip(&after)
             .find(|(before, after)| before.1 != after.1);
-        Ok(counted.map_or(Class::Pass, |(_, after)| after.0))
+        let class = counted.map_or(Class::Pass, |(_, after)| after.0);
+        let dropped = self.guard.drops(&mut self.ebpf, frame);
+        let dropped = dropped.map_err(|error| XdpError::program("test run", &error))?;
+        match dropped {
+            Some(dropped) if dropped != (class != Class::Pass) => Err(XdpError::Program {
+                what: format!("the guard, of a frame of class {class:?}"),
+                text: format!("dropped: {dropped}"),
+            }),
+            _ => Ok(class),
+        }
     }
 
     /// Returns how many instructions the kernel's verifier looked at; `None` before Linux 5.16. For tests.

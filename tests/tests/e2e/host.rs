@@ -68,13 +68,29 @@ fn more_queues_lose_no_connection() -> Result<()> {
         .run("ethtool", &["-L", "back", "rx", "3", "tx", "3"])?;
     sockets(5)?;
     assert_served(&topology, VIP4)?;
-    topology.set_queues(4)?;
-    let status = sockets(8)?;
-    ensure!(problems(&status) == "[]", "problems: {}", problems(&status));
-    topology.set_far_queues(4)?;
+    // The other ends send by the new queues before there is a socket, or on a veth even a program.
+    let load = Load {
+        keep_alive: true,
+        rate: 200,
+        timeout: Duration::from_secs(20),
+        ..connections(VIP4, 80, Duration::from_secs(6))
+    };
+    let load = RunningLoad::start(&topology.client, load)?;
+    for queues in [3, 4] {
+        topology.set_queues(queues)?;
+        topology.set_far_queues(queues)?;
+        let status = sockets(2 * queues as usize)?;
+        ensure!(problems(&status) == "[]", "problems: {}", problems(&status));
+    }
     assert_both_served(&topology)?;
     downloads.are_under_way()?;
     downloads.finish()?;
+    let tally = load.finish()?;
+    ensure!(
+        tally.failed() == 0,
+        "connections broke: {:?}",
+        tally.failures
+    );
     waxwing.stop().map(drop)
 }
 

@@ -18,6 +18,8 @@
 
 /* No header that is read starts behind this. */
 #define HEADERS_MAX 0x3fff
+/* The part of a frame in which the guard looks for headers. */
+#define GUARD_LEN_MAX 2048
 
 #define IPV4_MORE_FRAGMENTS 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
@@ -48,7 +50,7 @@ enum class {
 	CLASS_OTHER,
 	CLASS_ERROR,
 	CLASS_DIRECT,
-	/* Besides its class: dropped, because its queue has no socket. */
+	/* Besides its class: dropped, because its queue has no socket, or no program yet. */
 	CLASS_NO_SOCKET,
 	CLASS_COUNT,
 };

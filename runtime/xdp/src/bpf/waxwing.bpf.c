@@ -3,9 +3,9 @@
  * Steers frames to the workers' sockets; all other frames stay with the kernel.
  *
  * Invariant: a frame without a matching rule passes to the kernel unchanged; a frame with one never does.
- * From a queue without a socket, as while ports are attached again, it is dropped and counted: the kernel
- * would route it past NAT, and the receiver would reset the connection. The program never writes to a
- * frame.
+ * From a queue without a socket or without the program, as while ports are attached again, it is dropped and
+ * counted: the kernel would route it past NAT, and the receiver would reset the connection. No program writes
+ * to a frame.
  *
  * A frame to the balancer's own MAC is redirected to its queue's socket when it is
  *   - TCP or UDP to a service;
@@ -32,24 +32,13 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <stdbool.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "frames.bpf.h"
-
-/* Returns `len` bytes of the frame from an offset, or NULL if it does not have them. */
-static __always_inline void *bytes_at(struct xdp_md *context, __u32 at, __u32 len)
-{
-	void *end = (void *)(long)context->data_end;
-	void *bytes = (void *)(long)context->data;
-
-	if (at > HEADERS_MAX)
-		return NULL;
-	bytes += at;
-	return bytes + len > end ? NULL : bytes;
-}
 
 static __always_inline void map_ipv4(struct address *to, __be32 from)
 {
@@ -91,120 +80,6 @@ static __always_inline bool is_further_mac(const void *mac, const struct port *p
 	return bpf_map_lookup_elem(&macs, &key) != NULL;
 }
 
-__noinline int recipient_of(struct xdp_md *context, const struct port *port)
-{
-	struct ethhdr *ethernet = bytes_at(context, 0, sizeof(*ethernet));
-
-	if (!ethernet || !port)
-		return TO_NOBODY;
-	if (ethernet->h_dest[0] & 1)
-		return TO_GROUP;
-	for (int i = 0; i < MACS_MAX; i++) {
-		if (is_same_mac(ethernet->h_dest, port->mac[i]))
-			return TO_US;
-	}
-	if (is_further_mac(ethernet->h_dest, port))
-		return TO_US;
-	return port->bridged ? TO_OTHER : TO_NOBODY;
-}
-
-__noinline int classify_arp(struct xdp_md *context, __u32 at)
-{
-	struct arp_packet *arp = bytes_at(context, at, sizeof(*arp));
-	struct address target;
-	__be32 address;
-
-	if (!arp)
-		return CLASS_PASS;
-	if (arp->hardware != bpf_htons(HARDWARE_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_len != ETH_ALEN || arp->protocol_len != 4 ||
-	    arp->operation != bpf_htons(ARP_REQUEST))
-		return CLASS_PASS;
-	__builtin_memcpy(&address, arp->target_address, sizeof(address));
-	map_ipv4(&target, address);
-	return is_answered(&target) ? CLASS_ARP : CLASS_PASS;
-}
-
-/* Fills `packet` from an IPv4 header; returns false when the header is truncated. */
-__noinline int parse_ipv4(struct xdp_md *context, __u32 at, struct packet *packet)
-{
-	struct iphdr *ip = bytes_at(context, at, sizeof(*ip));
-
-	if (!packet || !ip || ip->version != 4 || ip->ihl < 5)
-		return false;
-	map_ipv4(&packet->source, ip->saddr);
-	map_ipv4(&packet->destination, ip->daddr);
-	packet->protocol = ip->protocol;
-	packet->fragment =
-		(ip->frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)) != 0;
-	packet->has_transport = (ip->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET)) == 0;
-	packet->transport = at + ip->ihl * 4;
-	packet->len = bpf_ntohs(ip->tot_len) - ip->ihl * 4;
-	return true;
-}
-
-/* Follows IPv6 extension headers from `packet->transport` on; returns false when one is truncated. */
-static __always_inline bool skip_extensions(struct xdp_md *context, struct packet *packet)
-{
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		if (packet->protocol == IPPROTO_FRAGMENT) {
-			struct fragment_header *fragment;
-
-			fragment = bytes_at(context, packet->transport, sizeof(*fragment));
-			if (!fragment)
-				return false;
-			packet->protocol = fragment->next;
-			packet->transport += sizeof(*fragment);
-			packet->fragment = (fragment->offset_more & bpf_htons(IPV6_FRAGMENT)) != 0;
-			packet->has_transport =
-				(fragment->offset_more & bpf_htons(IPV6_FRAGMENT_OFFSET)) == 0;
-			/* What follows belongs to the whole packet. */
-			if (packet->fragment)
-				return true;
-		} else if (is_extension(packet->protocol)) {
-			__u8 *extension = bytes_at(context, packet->transport, 2);
-
-			if (!extension)
-				return false;
-			packet->protocol = extension[0];
-			packet->transport += (extension[1] + 1) * 8;
-		} else {
-			return true;
-		}
-	}
-	return true;
-}
-
-/* Fills `packet` from an IPv6 header and its extension headers; returns false when one is truncated. */
-__noinline int parse_ipv6(struct xdp_md *context, __u32 at, struct packet *packet)
-{
-	struct ipv6hdr *ip = bytes_at(context, at, sizeof(*ip));
-
-	if (!packet || !ip || ip->version != 6)
-		return false;
-	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
-	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
-	packet->fragment = false;
-	packet->has_transport = true;
-	packet->len = bpf_ntohs(ip->payload_len);
-	packet->protocol = ip->nexthdr;
-	packet->transport = at + sizeof(*ip);
-	return skip_extensions(context, packet);
-}
-
-static __always_inline enum class classify_solicitation(struct xdp_md *context,
-							const struct packet *packet)
-{
-	struct solicitation *solicitation;
-	struct address target;
-
-	solicitation = bytes_at(context, packet->transport, sizeof(*solicitation));
-	if (!solicitation || solicitation->type != NEIGHBOR_SOLICITATION)
-		return CLASS_PASS;
-	__builtin_memcpy(&target, &solicitation->target, sizeof(target));
-	return is_answered(&target) ? CLASS_NDP : CLASS_PASS;
-}
-
 static __always_inline bool is_local(const struct address *address)
 {
 	return bpf_map_lookup_elem(&locals, address) != NULL;
@@ -238,28 +113,6 @@ static __always_inline enum class classify_ranges(const struct packet *packet, _
 	return is_backend(&packet->destination, port, packet->protocol) ? CLASS_DIRECT : CLASS_PASS;
 }
 
-__noinline int classify_transport(struct xdp_md *context, const struct packet *packet)
-{
-	struct transport_ports *transport;
-	struct endpoint endpoint = {};
-
-	if (!packet)
-		return CLASS_PASS;
-	transport = bytes_at(context, packet->transport, sizeof(*transport));
-	if (!transport)
-		return CLASS_PASS;
-	endpoint.address = packet->destination;
-	endpoint.port = transport->destination;
-	endpoint.protocol = packet->protocol;
-	if (bpf_map_lookup_elem(&services, &endpoint))
-		return CLASS_SERVICE;
-	endpoint.address = packet->source;
-	endpoint.port = transport->source;
-	if (bpf_map_lookup_elem(&backends, &endpoint) && !is_local(&packet->destination))
-		return CLASS_REPLY;
-	return classify_ranges(packet, transport->destination);
-}
-
 /*
  * A fragment's protocol field holds for its whole packet: always in IPv4; in IPv6 for senders that follow
  * RFC 8200, except when the first fragment starts with extension headers.
@@ -278,102 +131,14 @@ __noinline int classify_fragment(const struct packet *packet)
 	return bpf_map_lookup_elem(&servers, &packet->destination) ? CLASS_FRAGMENT : CLASS_PASS;
 }
 
-static __always_inline bool is_error(struct xdp_md *context, const struct packet *packet)
-{
-	__u8 *type = bytes_at(context, packet->transport, ICMP_HEADER_LEN);
-
-	if (!type)
-		return false;
-	/* Destination unreachable, time exceeded, parameter problem. */
-	if (packet->protocol == IPPROTO_ICMP)
-		return *type == 3 || *type == 11 || *type == 12;
-	/* The same three, and packet too big. */
-	return *type >= 1 && *type <= 4;
-}
-
-/* An error from the servers' side about a packet to a backend is addressed to the packet's source, the
- * client; one from the clients' side about a packet of a client that bypasses the VIP, to the backend. */
-__noinline int classify_error(struct xdp_md *context, const struct packet *packet)
-{
-	struct packet quoted = {};
-	struct transport_ports *transport;
-	bool about_backend;
-	int parsed;
-	__u32 at;
-
-	if (!packet || !is_error(context, packet))
-		return CLASS_PASS;
-	at = packet->transport + ICMP_HEADER_LEN;
-	parsed = packet->protocol == IPPROTO_ICMP ? parse_ipv4(context, at, &quoted) :
-						    parse_ipv6(context, at, &quoted);
-	/* The quote of a later fragment has no ports. */
-	if (!parsed || !quoted.has_transport)
-		return CLASS_PASS;
-	transport = bytes_at(context, quoted.transport, sizeof(*transport));
-	if (!transport)
-		return CLASS_PASS;
-	about_backend =
-		is_backend(&quoted.destination, transport->destination, quoted.protocol) ||
-		is_backend(&quoted.source, transport->source, quoted.protocol);
-	return about_backend && !is_local(&packet->destination) ? CLASS_ERROR : CLASS_PASS;
-}
-
-__noinline int classify_ip(struct xdp_md *context, const struct packet *packet, int to)
-{
-	if (!packet || (to == TO_OTHER && is_vip(&packet->destination)))
-		return CLASS_PASS;
-	if (packet->protocol == IPPROTO_ICMPV6 && !packet->fragment && to != TO_OTHER) {
-		enum class class = classify_solicitation(context, packet);
-
-		if (class != CLASS_PASS)
-			return class;
-	}
-	/* A unicast packet in a multicast or broadcast frame is not for this host (RFC 1122 section 3.3.6). */
-	if (to == TO_GROUP)
-		return CLASS_PASS;
-	if (packet->fragment)
-		return classify_fragment(packet);
-	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
-		return classify_transport(context, packet);
-	if (is_vip(&packet->destination))
-		return packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6 ?
-			       CLASS_ICMP :
-			       CLASS_OTHER;
-	if (packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6)
-		return classify_error(context, packet);
-	return CLASS_PASS;
-}
-
-static __always_inline enum class classify(struct xdp_md *context, struct packet *packet,
-					   const struct port *port)
-{
-	int to = recipient_of(context, port);
-	struct ethhdr *ethernet = bytes_at(context, 0, sizeof(*ethernet));
-	__u32 at = sizeof(*ethernet);
-	__be16 protocol;
-
-	if (to == TO_NOBODY || !ethernet)
-		return CLASS_PASS;
-	protocol = ethernet->h_proto;
-	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
-		struct vlan_tag *tag;
-
-		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
-			break;
-		tag = bytes_at(context, at, sizeof(*tag));
-		if (!tag)
-			return CLASS_PASS;
-		protocol = tag->protocol;
-		at += sizeof(*tag);
-	}
-	if (protocol == bpf_htons(ETH_P_ARP))
-		return to == TO_OTHER ? CLASS_PASS : classify_arp(context, at);
-	if (protocol == bpf_htons(ETH_P_IP) && parse_ipv4(context, at, packet))
-		return classify_ip(context, packet, to);
-	if (protocol == bpf_htons(ETH_P_IPV6) && parse_ipv6(context, at, packet))
-		return classify_ip(context, packet, to);
-	return CLASS_PASS;
-}
+#define CONTEXT struct xdp_md
+#define OF(name) name##_xdp
+#include "classify.bpf.h"
+#undef CONTEXT
+#undef OF
+#define CONTEXT struct __sk_buff
+#define OF(name) name##_skb
+#include "classify.bpf.h"
 
 /* The pseudo-header's sum (RFC 9293 section 3.1, RFC 8200 section 8.1), as a sender stores it that leaves the
  * rest to its card. Not for packets with IPv6 extension headers, whose length differs. */
@@ -400,13 +165,13 @@ static __always_inline void check_checksum(struct xdp_md *context, const struct 
 	if (packet->fragment)
 		return;
 	if (packet->protocol == IPPROTO_TCP) {
-		struct tcp_start *tcp = bytes_at(context, packet->transport, sizeof(*tcp));
+		struct tcp_start *tcp = bytes_at_xdp(context, packet->transport, sizeof(*tcp));
 
 		if (!tcp || !(tcp->flags & TCP_SYN))
 			return;
 		checksum = tcp->checksum;
 	} else if (packet->protocol == IPPROTO_UDP) {
-		struct udp_start *udp = bytes_at(context, packet->transport, sizeof(*udp));
+		struct udp_start *udp = bytes_at_xdp(context, packet->transport, sizeof(*udp));
 
 		if (!udp || udp->checksum == 0 || (udp->checksum & bpf_htons(0xf)) != 0)
 			return;
@@ -453,7 +218,7 @@ static __always_inline int steer(struct xdp_md *context, __u32 len)
 
 	if (!port)
 		return XDP_PASS;
-	class = classify(context, &packet, port);
+	class = classify_xdp(context, &packet, port);
 	count(class);
 	if (class == CLASS_PASS)
 		return XDP_PASS;
@@ -479,6 +244,30 @@ SEC("xdp.frags")
 int waxwing_jumbo(struct xdp_md *context)
 {
 	return steer(context, bpf_xdp_get_buff_len(context));
+}
+
+/*
+ * Runs where a frame that the program above passed, or never saw, becomes the kernel's: a veth runs no XDP
+ * program on queues that are added later, until the program is set again.
+ */
+SEC("classifier")
+int waxwing_guard(struct __sk_buff *context)
+{
+	struct packet packet = {};
+	__u32 interface = context->ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &interface);
+	__u32 len = context->len;
+	__u32 class;
+
+	/* The headers may lie outside of the buffer's linear part. */
+	if (!port || bpf_skb_pull_data(context, len < GUARD_LEN_MAX ? len : GUARD_LEN_MAX))
+		return TC_ACT_UNSPEC;
+	class = classify_skb(context, &packet, port);
+	if (class == CLASS_PASS)
+		return TC_ACT_UNSPEC;
+	count(class);
+	count(CLASS_NO_SOCKET);
+	return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
