@@ -73,20 +73,23 @@ impl Pinger {
         self.0.send(&number.to_le_bytes()).map(drop)
     }
 
-    /// Waits for the answer to a number.
+    /// Waits for the answer to a number. Late answers to smaller ones are skipped.
     ///
     /// # Errors
-    /// No answer arrives in time, or it contains another number.
+    /// No answer arrives in time, or it contains a number that was not sent yet.
     pub fn wait(&self, number: u64) -> io::Result<()> {
         let mut answer = [0; 8];
-        self.0
-            .recv(&mut answer)
-            .map_err(|error| io::Error::other(format!("no answer to {number}: {error}")))?;
-        if answer == number.to_le_bytes() {
-            return Ok(());
+        loop {
+            self.0
+                .recv(&mut answer)
+                .map_err(|error| io::Error::other(format!("no answer to {number}: {error}")))?;
+            let came = u64::from_le_bytes(answer);
+            if came == number {
+                return Ok(());
+            }
+            if came > number {
+                return Err(io::Error::other(format!("{number} came back as {came}")));
+            }
         }
-        Err(io::Error::other(format!(
-            "{number} came back as {answer:?}"
-        )))
     }
 }

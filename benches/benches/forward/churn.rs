@@ -19,22 +19,7 @@ const PACKETS: u32 = 10;
 pub(crate) fn churn(criterion: &mut Criterion) {
     let mut group = setup::group(criterion, "mixed");
     group.bench_function("lasting", |b| {
-        b.iter_custom(|packets| {
-            let room = u64::from((SESSIONS_MAX - ACTIVE) * PACKETS);
-            let mut left = packets;
-            let mut time = Duration::ZERO;
-            while left > 0 {
-                let testbed = new_testbed(Duration::from_secs(86_400));
-                let mut churn = Churn::new(&testbed);
-                churn.open_first();
-                let some = left.min(room - room % u64::from(FULL));
-                time += time_packets(some, FULL, || churn.turn());
-                churn.check();
-                assert_eq!(churn.driver.expired(), 0, "every session lasts");
-                left -= some;
-            }
-            time
-        });
+        b.iter_custom(|packets| setup::at_least_timed(packets, lasting));
     });
     group.bench_function("expiring", |b| {
         let testbed = new_testbed(Duration::from_secs(2));
@@ -48,6 +33,24 @@ pub(crate) fn churn(criterion: &mut Criterion) {
         churn.check();
     });
     group.finish();
+}
+
+/// Returns the time of `packets`, in as many tables as needed.
+fn lasting(packets: u64) -> Duration {
+    let room = u64::from((SESSIONS_MAX - ACTIVE) * PACKETS);
+    let mut left = packets;
+    let mut time = Duration::ZERO;
+    while left > 0 {
+        let testbed = new_testbed(Duration::from_secs(86_400));
+        let mut churn = Churn::new(&testbed);
+        churn.open_first();
+        let some = left.min(room - room % u64::from(FULL));
+        time += time_packets(some, FULL, || churn.turn());
+        churn.check();
+        assert_eq!(churn.driver.expired(), 0, "every session lasts");
+        left -= some;
+    }
+    time
 }
 
 fn new_testbed(udp_timeout: Duration) -> Testbed {

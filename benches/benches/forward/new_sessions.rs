@@ -19,6 +19,8 @@ use crate::setup;
 const BATCHES: [u32; 4] = [1, 8, 32, 64];
 /// Sessions per table.
 const SESSIONS: u32 = 1 << 18;
+/// Turns before the clock starts: a new instance's memory and code are cold.
+const WARM_UP: u32 = 64;
 const BACKENDS: u32 = 8;
 
 /// Makes a worker's policies.
@@ -43,19 +45,24 @@ pub(crate) fn new_sessions(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Opens `packets` sessions, in as many tables as needed. Returns the time it took.
+/// Returns the time to open `packets` sessions, in as many tables as needed.
 fn open(packets: u64, batch: u32, policies: Policies<'_>) -> Duration {
-    let mut left = packets;
-    let mut time = Duration::ZERO;
-    while left > 0 {
-        let testbed = new_testbed();
-        let mut new = NewSessions::new(&testbed, policies());
-        let some = left.min(SESSIONS.into());
-        time += time_packets(some, batch, || new.turn(batch));
-        new.end();
-        left -= some;
-    }
-    time
+    setup::at_least_timed(packets, |packets| {
+        let mut left = packets;
+        let mut time = Duration::ZERO;
+        while left > 0 {
+            let testbed = new_testbed();
+            let mut new = NewSessions::new(&testbed, policies());
+            for _ in 0..WARM_UP {
+                new.turn(batch);
+            }
+            let some = left.min((SESSIONS - WARM_UP * batch).into());
+            time += time_packets(some, batch, || new.turn(batch));
+            new.end();
+            left -= some;
+        }
+        time
+    })
 }
 
 fn new_testbed() -> Testbed {

@@ -22,6 +22,15 @@ pub(crate) fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGr
     group
 }
 
+/// Returns the time of `packets`, from `time` for these or more. Criterion plans a sample by the whole time of
+/// its warm-up, to which tables and instances belong, and so may plan a single packet.
+pub(crate) fn at_least_timed(packets: u64, time: impl FnOnce(u64) -> Duration) -> Duration {
+    const TIMED_MIN: u64 = 1 << 14;
+    let timed = packets.max(TIMED_MIN);
+    let nanos = time(timed).as_nanos() * u128::from(packets) / u128::from(timed);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 /// A testbed without sessions.
 pub(crate) fn testbed(plan: AddressPlan, size: Size) -> Testbed {
     Testbed::new(plan, size).expect("the session table fits in memory")
