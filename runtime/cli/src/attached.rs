@@ -69,6 +69,13 @@ impl AttachedPorts for SharedAttached {
         (0..).zip(attached.reports()).map(port_status).collect()
     }
 
+    fn frames(&self) -> BTreeMap<String, u64> {
+        let classes = self.lock().classes().into_iter();
+        classes
+            .map(|(class, count)| (class.label().to_owned(), count))
+            .collect()
+    }
+
     fn mtu_max(&self) -> u32 {
         self.lock().mtu_max()
     }

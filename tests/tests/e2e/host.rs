@@ -91,6 +91,12 @@ fn more_queues_lose_no_connection() -> Result<()> {
         "connections broke: {:?}",
         tally.failures
     );
+    let frames = &waxwing.status()?.0["frames"];
+    let count = |class: &str| frames[class].as_u64();
+    ensure!(
+        count("service") > Some(0) && count("no_socket").is_some(),
+        "frames by class: {frames}"
+    );
     waxwing.stop().map(drop)
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn health(health: &HealthReport) -> String {
 
 fn write_status(out: &mut String, status: &Status) -> fmt::Result {
     write_head(out, status)?;
-    write_ports(out, &status.ports)?;
+    write_ports(out, status)?;
     write_return_path(out, &status.return_path)?;
     write_workers(out, &status.workers)?;
     for service in &status.services {
@@ -130,11 +130,11 @@ fn write_head(out: &mut String, status: &Status) -> fmt::Result {
     Ok(())
 }
 
-fn write_ports(out: &mut String, ports: &[PortStatus]) -> fmt::Result {
+fn write_ports(out: &mut String, status: &Status) -> fmt::Result {
     let mut table = Table::new([
         "PORT", "LINK", "XDP", "MAC", ">MTU", ">QUEUE", "MODE", ">LOST",
     ]);
-    for port in ports {
+    for port in &status.ports {
         let link = match port.link_up {
             Some(true) => "up",
             Some(false) => "DOWN",
@@ -162,7 +162,15 @@ fn write_ports(out: &mut String, ports: &[PortStatus]) -> fmt::Result {
             table.add([interface, link, mode, mac, mtu, number, copy, lost]);
         }
     }
-    write!(out, "\n{table}")
+    write!(out, "\n{table}")?;
+    let lost = status.frames.get("no_socket").copied().unwrap_or(0);
+    if lost > 0 {
+        writeln!(
+            out,
+            "{lost} frames for the workers were dropped: their queue had no socket yet"
+        )?;
+    }
+    Ok(())
 }
 
 /// Returns a queue's number, its mode, and the frames that it lost before the worker got them.

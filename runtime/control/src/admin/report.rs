@@ -3,7 +3,7 @@
 //! Invariant: it only reads and never waits. A status is available while a module compiles, a reload is
 //! checked or a worker is stuck.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +39,11 @@ pub trait AttachedPorts: Send + Sync {
     /// Returns every port in the order of ids. The caller fills in [`PortStatus::link_up`], `mac` and
     /// `mtu`.
     fn ports(&self) -> Vec<PortStatus>;
+
+    /// See [`Status::frames`].
+    fn frames(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
+    }
 
     /// Returns the largest MTU that fits the frame memory, which is sized at start, in bytes.
     fn mtu_max(&self) -> u32;
@@ -110,6 +115,7 @@ impl Reporter {
             problems: self.problems(&view),
             log: self.log.status(),
             ports: self.ports(),
+            frames: self.ports.frames(),
             return_path: self.return_path(&view),
             workers: self
                 .counters

@@ -33,6 +33,11 @@ pub struct Status {
     #[serde(default)]
     pub module_files: Vec<String>,
     pub ports: Vec<PortStatus>,
+    /// Frames that the ports have received, by what the XDP program took them for: `pass` went to the kernel,
+    /// all others to the workers, except that `no_socket` of them were dropped, because their queue had no
+    /// socket yet.
+    #[serde(default)]
+    pub frames: BTreeMap<String, u64>,
     #[serde(default)]
     pub return_path: ReturnPathStatus,
     pub workers: Vec<WorkerStatus>,
