@@ -72,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waxwing-packet",
             "waxwing-report",
             "waxwing-testkit",
+            "waxwing-xdp",
         ],
     ),
 ];

@@ -41,6 +41,7 @@ fn criterion(filter: &[String]) -> Result<(), String> {
 
 /// Counts instructions per packet. It builds without the Wasm compiler, in half a minute.
 fn instructions(arguments: &[String]) -> Result<(), String> {
+    setup::debian(packages::BUILD)?;
     setup::debian(packages::COUNT)?;
     let mut call = vec![
         "run",

@@ -1,4 +1,4 @@
-//! Coverage-guided fuzzing of the hot path by cargo-fuzz, on the stable toolchain.
+//! Coverage-guided fuzzing of the hot path and of the rings by cargo-fuzz, on the stable toolchain.
 //!
 //! Invariant: the committed corpus is only read. New inputs go to the target folder, where the next run
 //! starts from them.
@@ -9,9 +9,13 @@ use crate::run;
 
 /// The version of cargo-fuzz to install if there is none.
 const VERSION: &str = "0.13.2";
-/// The crate whose folder `fuzz` has the targets.
-const CRATE: &str = "runtime/dataplane";
-const TARGETS: [&str; 3] = ["any_bytes", "mutated", "sequence"];
+/// The crates whose folder `fuzz` has a target, and the targets.
+const TARGETS: [(&str, &str); 4] = [
+    ("runtime/dataplane", "any_bytes"),
+    ("runtime/dataplane", "mutated"),
+    ("runtime/dataplane", "sequence"),
+    ("runtime/xdp", "rings"),
+];
 /// Default time per target, in seconds.
 const SECONDS: u64 = 600;
 /// The longest input, in bytes; no target reads more.
@@ -47,22 +51,22 @@ fn install() -> Result<(), String> {
 }
 
 fn each(seconds: u64) -> Result<(), String> {
-    for target in TARGETS {
+    for (folder, target) in TARGETS {
         run::step(&format!("fuzzing {target} for {seconds} s"));
-        fuzz(target, seconds)?;
+        fuzz(folder, target, seconds)?;
     }
     Ok(())
 }
 
 /// Fuzzes one target. A finding is an error; cargo-fuzz prints the command that reproduces it.
-fn fuzz(target: &str, seconds: u64) -> Result<(), String> {
-    let crate_folder = run::root().join(CRATE);
+fn fuzz(folder: &str, target: &str, seconds: u64) -> Result<(), String> {
+    let crate_folder = run::root().join(folder);
     let build = run::target().join("fuzz");
     let found = build.join("corpus").join(target);
     std::fs::create_dir_all(&found).map_err(|error| format!("{}: {error}", found.display()))?;
     run::command(
         Command::new(run::cargo_path())
-            // Sanitizers need a nightly compiler, and only find bugs in `unsafe` code.
+            // Sanitizers need a nightly compiler.
             .args(["fuzz", "run", "--sanitizer", "none", target])
             .args([found, crate_folder.join("fuzz/corpus").join(target)])
             .arg("--")

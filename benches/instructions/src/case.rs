@@ -7,6 +7,9 @@ use waxwing_dataplane::session::TableError;
 use waxwing_dataplane::{BATCH, FrameIo as _, PortId};
 use waxwing_packet::parse;
 use waxwing_testkit::memory::MemoryIo;
+use waxwing_xdp::Options;
+
+use crate::kernel::worker;
 
 /// Batches per case.
 const TURNS: u32 = 64;
@@ -27,6 +30,8 @@ enum Work {
     Parse,
     /// The ports in memory without a balancer: receive, send on the other port.
     PassThrough,
+    /// As [`Work::PassThrough`], by the ports of AF_XDP; their rings are in memory, without a kernel.
+    Xdp,
     /// A turn without a frame.
     EmptyTurn,
     /// A client's packet of an established session.
@@ -52,6 +57,9 @@ const fn case(name: &'static str, plan: AddressPlan, batch: u32, work: Work) -> 
 /// All cases.
 pub(crate) const CASES: &[Case] = &[
     case(PASS_THROUGH, AddressPlan::V4, FULL, Work::PassThrough),
+    case("io_xdp", AddressPlan::V4, FULL, Work::Xdp),
+    case("io_xdp_batch_of_8", AddressPlan::V4, 8, Work::Xdp),
+    case("io_xdp_alone", AddressPlan::V4, 1, Work::Xdp),
     case("empty_turn", AddressPlan::V4, 1, Work::EmptyTurn),
     case("parse_v4", AddressPlan::V4, FULL, Work::Parse),
     case("parse_v6", AddressPlan::V6, FULL, Work::Parse),
@@ -106,6 +114,7 @@ impl Case {
         match self.work {
             Work::Parse => self.parse(),
             Work::PassThrough => self.pass_through(),
+            Work::Xdp => self.xdp(),
             Work::EmptyTurn | Work::Request | Work::Reply => return self.hit(),
             Work::NewSession => return self.miss(),
         }
@@ -143,6 +152,41 @@ impl Case {
                 }
                 io.flush();
             });
+        }
+    }
+
+    fn xdp(&self) {
+        let mut frames = Frames::new(self.plan, 1);
+        let options = Options::default();
+        let chunks = 2 * options.frames_per_queue;
+        let (sockets, mut kernels) = worker(2, chunks, &options, 0).expect("memory");
+        let mut io = sockets.into_io();
+        let mut received = Vec::with_capacity(BATCH);
+        let ports = [PortId(1); BATCH];
+        // Fills the fill rings.
+        for _ in 0..options.ring_size {
+            io.receive(&mut received);
+        }
+        for turn in 0..TURNS {
+            for client in self.clients(turn) {
+                assert!(kernels[0].receive(&[frames.established(client)]));
+            }
+            kernels[0].deliver();
+            kernels[0].release_fill();
+            let mut turn = || {
+                io.receive(&mut received);
+                let ports = &ports[..received.len()];
+                io.send_batch(&mut received, ports, |_, _| panic!("the ring is full"));
+                io.flush();
+            };
+            counted(&mut turn);
+            let mut sent = 0;
+            while kernels[1].transmit().is_some() {
+                sent += 1;
+            }
+            assert_eq!(sent, self.batch, "each frame was sent");
+            kernels[1].release_transmit();
+            kernels[1].complete(BATCH);
         }
     }
 

@@ -18,6 +18,8 @@ const HEAD: &str = "\
 Counted by callgrind, in the release profile: all instructions of a worker's turn, over 64 turns of 64
 frames, per frame. Making and injecting frames is not counted. The ports are in memory: `io_in_memory` is
 the cost of receiving and sending there without a balancer, and *its own* is the rest, which any ports need.
+`io_xdp` is that cost for the ports of AF_XDP, refilling and reaping included: their rings are in memory, and
+the kernel's part is not counted.
 `hit` is a packet of an established session (1,024 sessions, one service, eight backends), `miss` a packet
 that opens a session, whose backend the native fallback picks. Time advances by a microsecond per packet, so
 the figures include the upkeep between two batches. `empty_turn` is a turn without a frame.

@@ -18,7 +18,8 @@ use crate::offloads::OffloadWatch;
 use crate::options::LINK_LEN_MAX;
 use crate::program::{AttachMode, Class, MacFilter, Program};
 use crate::queues;
-use crate::socket::{self, Counts, QueueSocket, Sockets};
+use crate::rings::Counts;
+use crate::socket::{self, QueueSocket, Sockets};
 use crate::sys::Statistics;
 use crate::tap::Tap;
 use crate::{Buffers, Interface, Options, PortOptions, XdpError};
@@ -199,7 +200,7 @@ fn has_changed(then: &Interface, now: &Interface) -> bool {
 fn queue_reports(sockets: &[QueueSocket], why: Option<&str>) -> Vec<QueueReport> {
     let report = |(queue, socket): (u32, &QueueSocket)| QueueReport {
         queue,
-        zero_copy: socket.zero_copy,
+        zero_copy: socket.rings.bound().zero_copy,
         why: why.map(str::to_owned),
     };
     (0..).zip(sockets).map(report).collect()
@@ -305,7 +306,7 @@ impl Attached {
             for (queue, socket) in (0..).zip(sockets) {
                 self.program
                     .set_socket(port, queue, socket.rings.socket())?;
-                self.counts.push((port, queue, socket.counts.0.clone()));
+                self.counts.push((port, queue, socket.rings.counts()));
             }
             let report = &mut self.reports[port.index()];
             report.queues = queue_reports(sockets, why.as_deref());

@@ -1,108 +1,101 @@
 //! Frames and their pool.
 //!
 //! A frame occupies one chunk of the UMEM, a jumbo frame several. The worker rewrites only the first; the
-//! others move with it.
+//! others move with it. The kernel leaves room before a received frame, and sends a frame from wherever it
+//! starts in its chunk, so bytes are added and removed at its start without moving the others.
 //!
-//! Invariant: for each chunk of the UMEM there is exactly one [`Chunk`], or none while the kernel holds the
-//! chunk. A `Chunk` is created when this process gets a chunk (at start, from the receive and completion
-//! rings) and consumed when the chunk goes to the kernel (into the fill and transmit rings), nowhere else.
-//! It is neither `Copy` nor `Clone`, so its owner has exclusive access to the chunk's memory. A descriptor
-//! is marked `XDP_PKT_CONTD` only while it is in a ring.
+//! Invariant: for each chunk of the UMEM there is exactly one [`Chunk`] or frame, or none while the kernel
+//! holds the chunk. A `Chunk` is created when this process gets a chunk (at start, from the receive and
+//! completion rings) and consumed when the chunk goes to the kernel (into the fill and transmit rings),
+//! nowhere else. It is neither `Copy` nor `Clone`, so its owner has exclusive access to the chunk's memory.
 
 use std::cell::{Cell, RefCell};
-use std::ptr::NonNull;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::slice;
-use std::vec::Drain;
+use std::sync::Arc;
 
 use waxwing_dataplane::{BATCH, FrameBuf, PortId};
-use xsk_rs::{umem::Umem, umem::frame::FrameDesc};
 
-use crate::options::CHUNKS_MAX;
-use crate::window::{Move, Window};
+use crate::options::{CHUNKS_MAX, XDP_HEADROOM};
+use crate::ring::Descriptor;
+use crate::umem::Umem;
 
 /// Descriptor option: the frame continues in the next descriptor (`<linux/if_xdp.h>`).
-const XDP_PKT_CONTD: u32 = 1 << 0;
+pub(crate) const XDP_PKT_CONTD: u32 = 1 << 0;
 
-/// Jumbo frames that a worker may hold at once, besides one incomplete frame per port: a batch, and one
-/// written as a copy.
+/// Jumbo frames that a worker may hold at once: a batch, and one written as a copy.
 const JUMBO_MAX: usize = BATCH + 1;
 
-/// Exclusive ownership of a chunk of the worker's UMEM.
-pub(crate) struct Chunk(FrameDesc);
+/// Exclusive ownership of a chunk: the address of a byte in it.
+pub(crate) struct Chunk(u64);
 
 impl Chunk {
     /// # Safety
-    /// `desc` describes a chunk of the UMEM of the worker's [`Pool`]. Neither the kernel nor another
-    /// `Chunk` owns it.
-    pub(crate) const unsafe fn adopt(desc: FrameDesc) -> Self {
-        Self(desc)
-    }
-
-    /// Ends ownership; returns the descriptor to pass to the kernel.
-    pub(crate) fn release(self) -> FrameDesc {
-        self.0
-    }
-
-    /// Returns whether the frame continues in the next chunk received.
+    /// The address is of a chunk of the UMEM of the worker's [`Pool`]. Neither the kernel nor another `Chunk`
+    /// or frame owns it.
     #[inline]
-    pub(crate) fn is_continued(&self) -> bool {
-        self.0.options() & XDP_PKT_CONTD != 0
+    pub(crate) const unsafe fn adopt(address: u64) -> Self {
+        Self(address)
     }
 
-    /// Clears the mark; returns whether it was set.
-    pub(crate) fn clear_continued(&mut self) -> bool {
-        let was_continued = self.is_continued();
-        self.0.set_options(0);
-        was_continued
-    }
-
-    fn len(&self) -> usize {
-        self.0.lengths().data()
+    /// Ends ownership; returns the address to pass to the kernel.
+    #[inline]
+    pub(crate) const fn release(self) -> u64 {
+        self.0
     }
 }
 
-/// A jumbo frame's chunks behind the first.
-struct TailChunks {
+/// A part of a jumbo frame: `len` bytes at the chunk's address.
+struct Part {
+    chunk: Chunk,
+    len: u32,
+}
+
+/// A jumbo frame's parts behind the first.
+struct Tail {
     /// Capacity: [`CHUNKS_MAX`] - 1.
-    chunks: Vec<Chunk>,
+    parts: Vec<Part>,
     /// Frame bytes in all of them.
     len: usize,
 }
 
-/// A worker's free chunks, and the number of chunks in its frames.
+/// A worker's free chunks. Each frame has a reference to it, so the references count the frames.
 pub(crate) struct Pool {
-    umem: Umem,
+    umem: Arc<Umem>,
+    /// The UMEM's start.
+    start: NonNull<u8>,
     free: RefCell<Vec<Chunk>>,
     #[expect(clippy::vec_box, reason = "frames take and return the boxes")]
-    tails: RefCell<Vec<Box<TailChunks>>>,
-    held: Cell<usize>,
+    tails: RefCell<Vec<Box<Tail>>>,
+    /// Chunks in tails of frames.
+    in_tails: Cell<usize>,
     total: usize,
 }
 
 impl Pool {
     /// Creates the pool of one worker with `total` chunks of `umem`, of which `free` are free.
-    /// `jumbo_ports` is the worker's number of ports, or `None` without jumbo frames.
-    pub(crate) fn new(
-        umem: Umem,
-        free: Vec<Chunk>,
-        total: usize,
-        jumbo_ports: Option<usize>,
-    ) -> Rc<Self> {
-        let tails = jumbo_ports.map_or(0, |ports| ports + JUMBO_MAX);
+    pub(crate) fn new(umem: Arc<Umem>, free: Vec<Chunk>, total: usize, jumbo: bool) -> Rc<Self> {
         let tail = |_| {
-            Box::new(TailChunks {
-                chunks: Vec::with_capacity(CHUNKS_MAX - 1),
+            Box::new(Tail {
+                parts: Vec::with_capacity(CHUNKS_MAX - 1),
                 len: 0,
             })
         };
+        let tails = if jumbo { JUMBO_MAX } else { 0 };
         Rc::new(Self {
+            start: umem.start(),
             umem,
             free: RefCell::new(free),
             tails: RefCell::new((0..tails).map(tail).collect()),
-            held: Cell::new(0),
+            in_tails: Cell::new(0),
             total,
         })
+    }
+
+    pub(crate) fn umem(&self) -> &Arc<Umem> {
+        &self.umem
     }
 
     /// Returns the number of free chunks.
@@ -110,9 +103,9 @@ impl Pool {
         self.free.borrow().len()
     }
 
-    /// Returns the number of chunks in frames ([`XdpFrame`]).
-    pub(crate) fn held(&self) -> usize {
-        self.held.get()
+    /// Returns the number of chunks in frames ([`XdpFrame`]). The reference of the worker's I/O is no frame.
+    pub(crate) fn held(self: &Rc<Self>) -> usize {
+        Rc::strong_count(self) - 1 + self.in_tails.get()
     }
 
     /// Returns the worker's number of chunks.
@@ -120,224 +113,215 @@ impl Pool {
         self.total
     }
 
-    /// Passes up to `count` free chunks to `with`, which must consume all of them: the others are
-    /// lost.
-    pub(crate) fn take<R>(&self, count: usize, with: impl FnOnce(Drain<'_, Chunk>) -> R) -> R {
-        let mut free = self.free.borrow_mut();
-        let kept = free.len().saturating_sub(count);
-        with(free.drain(kept..))
+    /// Calls `with` with the free chunks.
+    #[inline]
+    pub(crate) fn with_free<R>(&self, with: impl FnOnce(&mut Vec<Chunk>) -> R) -> R {
+        with(&mut self.free.borrow_mut())
     }
 
-    /// Returns a chunk to the pool.
-    pub(crate) fn put(&self, chunk: Chunk) {
+    fn put(&self, chunk: Chunk) {
         self.free.borrow_mut().push(chunk);
     }
 
-    /// Returns a frame's chunk to the pool.
-    fn put_held(&self, chunk: Chunk) {
-        self.held.set(self.held.get() - 1);
-        self.put(chunk);
+    /// Takes a free chunk for a part of at most `len` bytes, at the place where the kernel puts frames.
+    fn take(&self, len: usize) -> Option<Part> {
+        let Chunk(address) = self.free.borrow_mut().pop()?;
+        let size = self.umem.chunk_size();
+        let chunk = Chunk((address & !u64::from(size - 1)) + u64::from(XDP_HEADROOM));
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let len = len.min(size - XDP_HEADROOM);
+        Some(Part { chunk, len })
     }
 
-    /// Sets a chunk's length, limited to its capacity; returns the new length.
-    fn resize(&self, chunk: &mut Chunk, len: usize) -> usize {
-        // SAFETY: the descriptor is of a `Chunk` of this UMEM, borrowed mutably, so access is exclusive.
-        let mut segment = unsafe { self.umem.data_mut(&mut chunk.0) };
-        let mut cursor = segment.cursor();
-        let len = len.min(cursor.buf_len());
-        cursor.set_pos(len);
-        len
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "less than the length of a mapping"
+    )]
+    fn at(&self, Chunk(address): &Chunk) -> NonNull<u8> {
+        debug_assert!(*address < self.umem.len() as u64, "no address of this UMEM");
+        // SAFETY: a `Chunk` is of this UMEM.
+        unsafe { self.start.byte_add(*address as usize) }
     }
 
-    /// Returns a chunk's bytes, up to its length.
-    fn bytes_mut<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8] {
-        let len = chunk.len();
-        // SAFETY: the descriptor is of a `Chunk` of this UMEM, borrowed mutably, so access is exclusive.
-        let mut segment = unsafe { self.umem.data_mut(&mut chunk.0) };
-        let data = NonNull::from(segment.contents_mut()).cast();
-        // SAFETY: `data` points to the segment just borrowed, of at least `len` bytes, in memory that the
-        // pool keeps mapped. The result borrows the `Chunk` mutably, so it is the only reference.
-        unsafe { slice::from_raw_parts_mut(data.as_ptr(), len) }
+    /// Returns a part's bytes.
+    fn bytes<'a>(&'a self, part: &'a Part) -> &'a [u8] {
+        // SAFETY: the part's bytes are in its chunk, which the borrowed `Part` owns.
+        unsafe { slice::from_raw_parts(self.at(&part.chunk).as_ptr(), part.len as usize) }
     }
 
-    /// Turns a received or free chunk into a frame.
-    pub(crate) fn hold(self: &Rc<Self>, mut frame: Chunk, port: PortId) -> XdpFrame {
-        let len = frame.0.lengths().data();
-        // SAFETY: `frame` is a `Chunk` of this UMEM, owned here, so access is exclusive.
-        let mut segment = unsafe { self.umem.data_mut(&mut frame.0) };
-        let mut cursor = segment.cursor();
-        let capacity = cursor.buf_len();
-        cursor.set_pos(capacity);
-        let data = NonNull::from(segment.contents_mut()).cast();
-        self.held.set(self.held.get() + 1);
-        let window = Window::new(len, capacity);
+    /// [`Pool::bytes`], mutable.
+    fn bytes_mut<'a>(&'a self, part: &'a mut Part) -> &'a mut [u8] {
+        // SAFETY: as in `bytes`; `part` is borrowed mutably, so this is the only reference.
+        unsafe { slice::from_raw_parts_mut(self.at(&part.chunk).as_ptr(), part.len as usize) }
+    }
+
+    /// Makes a frame of a received chunk, and prefetches its headers.
+    #[inline]
+    #[expect(clippy::needless_pass_by_value, reason = "the frame owns it")]
+    pub(crate) fn hold(self: &Rc<Self>, chunk: Chunk, len: u32, port: PortId) -> XdpFrame {
+        let data = self.at(&chunk);
+        prefetch(data);
         XdpFrame {
-            frame: Some(frame),
             data,
-            window,
-            port,
-            tail: None,
             pool: Rc::clone(self),
+            tail: None,
+            len,
+            port,
         }
     }
+
+    /// Makes an empty frame of a free chunk.
+    pub(crate) fn allocate(self: &Rc<Self>, port: PortId) -> Option<XdpFrame> {
+        let part = self.take(0)?;
+        Some(self.hold(part.chunk, part.len, port))
+    }
+}
+
+/// Fetches a cache line into the cache. A hint: it changes speed only.
+#[inline]
+fn prefetch(at: NonNull<u8>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction reads nothing that the program can see and faults on no address (Intel SDM
+        // volume 2, PREFETCHh).
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// A frame in the UMEM, owned by the worker. Its chunks return to the pool on drop.
 pub struct XdpFrame {
-    /// First chunk; `None` only while the frame is being sent or dropped.
-    frame: Option<Chunk>,
-    /// The first chunk's data segment, of the window's capacity. It stays mapped: the pool owns the UMEM.
+    /// The first byte: in a chunk that this frame owns, of the UMEM that the pool keeps mapped.
     data: NonNull<u8>,
-    window: Window,
-    port: PortId,
-    /// Set in a jumbo frame, and never empty.
-    tail: Option<Box<TailChunks>>,
     pool: Rc<Pool>,
+    /// Set in a jumbo frame, and never empty.
+    tail: Option<Box<Tail>>,
+    /// Bytes in the first chunk.
+    len: u32,
+    port: PortId,
 }
 
 impl XdpFrame {
-    fn segment(&self) -> &[u8] {
-        // SAFETY: `data` and the capacity come from one slice over this chunk's data segment, which stays
-        // mapped. This value owns the `Chunk`, and `&self` excludes writers.
-        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.window.capacity()) }
+    #[inline]
+    fn address(&self) -> u64 {
+        (self.data.addr().get() - self.pool.start.addr().get()) as u64
     }
 
-    fn segment_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `segment`; `&mut self` makes the result the only reference.
-        unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.window.capacity()) }
+    /// Returns the number of bytes between the first chunk's start and the frame's. Chunks are aligned to
+    /// their size, because the UMEM is aligned to pages.
+    #[inline]
+    fn headroom(&self) -> usize {
+        self.data.addr().get() & (self.pool.umem.chunk_size() as usize - 1)
     }
 
-    fn apply_window(&mut self, window: Window, moved: Option<Move>) {
-        if let Some(Move { from, to }) = moved {
-            self.segment_mut().copy_within(from, to);
-        }
-        self.window = window;
+    /// Returns the maximum number of bytes in the first chunk.
+    fn capacity(&self) -> u32 {
+        let size = self.pool.umem.chunk_size();
+        size - u32::try_from(self.headroom()).unwrap_or(size)
     }
 
-    /// Ends ownership to send the frame: moves the packet to the segment's start and appends the
-    /// descriptors, in order, each with its chunk's length.
-    pub(crate) fn release(mut self, into: &mut Vec<FrameDesc>) {
-        let (window, moved) = self.window.at_start();
-        self.apply_window(window, moved);
-        let Some(mut frame) = self.frame.take() else {
-            return;
-        };
-        self.pool.resize(&mut frame, window.range().len());
-        self.pool.held.set(self.pool.held.get() - 1);
-        if let Some(tail) = self.tail.take() {
-            let last = self.release_tail(frame, tail, into);
-            into.push(last);
-        } else {
-            into.push(frame.release());
-        }
-    }
-
-    /// Appends the descriptors of all chunks but the last, whose descriptor it returns.
-    #[cold]
-    fn release_tail(
-        &self,
-        first: Chunk,
-        mut tail: Box<TailChunks>,
-        into: &mut Vec<FrameDesc>,
-    ) -> FrameDesc {
-        let held = &self.pool.held;
-        held.set(held.get() - tail.chunks.len());
-        let mut last = first.release();
-        for chunk in tail.chunks.drain(..) {
-            last.set_options(XDP_PKT_CONTD);
-            into.push(last);
-            last = chunk.release();
-        }
-        tail.len = 0;
-        self.pool.tails.borrow_mut().push(tail);
-        last
+    #[inline]
+    pub(crate) fn is_jumbo(&self) -> bool {
+        self.tail.is_some()
     }
 
     /// Returns the number of chunks.
-    #[inline]
     pub(crate) fn chunks(&self) -> usize {
-        1 + self.tail.as_ref().map_or(0, |tail| tail.chunks.len())
+        1 + self.tail.as_ref().map_or(0, |tail| tail.parts.len())
+    }
+
+    /// Returns the first chunk's descriptor.
+    #[inline]
+    pub(crate) fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            address: self.address(),
+            len: self.len,
+            options: 0,
+        }
+    }
+
+    /// Ends ownership of the first chunk, which goes to the kernel. The frame is not jumbo.
+    #[inline]
+    pub(crate) fn release(self) {
+        let frame = ManuallyDrop::new(self);
+        // SAFETY: `frame` is neither used nor dropped afterwards.
+        drop(unsafe { ptr::read(&raw const frame.pool) });
+    }
+
+    /// Ends ownership of all chunks, which go to the kernel: passes their descriptors, in order, to `push`.
+    pub(crate) fn release_parts(mut self, mut push: impl FnMut(Descriptor)) {
+        let mut last = self.descriptor();
+        if let Some(mut tail) = self.tail.take() {
+            let in_tails = &self.pool.in_tails;
+            in_tails.set(in_tails.get() - tail.parts.len());
+            for Part { chunk, len } in tail.parts.drain(..) {
+                last.options = XDP_PKT_CONTD;
+                push(last);
+                last = Descriptor {
+                    address: chunk.release(),
+                    len,
+                    options: 0,
+                };
+            }
+            tail.len = 0;
+            self.pool.tails.borrow_mut().push(tail);
+        }
+        push(last);
+        self.release();
     }
 
     /// Appends a received chunk. A frame with more than [`CHUNKS_MAX`] chunks, which the kernel never
     /// delivers, becomes empty, and is then dropped as malformed.
-    pub(crate) fn append(&mut self, chunk: Chunk) {
-        if self.bytes().is_empty() {
+    pub(crate) fn append(&mut self, chunk: Chunk, len: u32) {
+        if self.len == 0 {
             self.pool.put(chunk);
-        } else if !self.insert(self.chunks() - 1, chunk) {
+        } else if !self.push_part(Part { chunk, len }) {
             self.set_len(0);
         }
     }
 
-    /// Inserts a chunk into the tail. Returns `false`, and the chunk to the pool, when the frame may not
-    /// have more.
-    fn insert(&mut self, at: usize, chunk: Chunk) -> bool {
+    /// Appends a part. Returns `false`, and the chunk to the pool, when the frame may not have more.
+    fn push_part(&mut self, part: Part) -> bool {
         let tail = match self.tail.take() {
             Some(tail) => Some(tail),
             None => self.pool.tails.borrow_mut().pop(),
         };
         let Some(mut tail) = tail else {
-            self.pool.put(chunk);
+            self.pool.put(part.chunk);
             return false;
         };
-        let fits = tail.chunks.len() < CHUNKS_MAX - 1;
+        let fits = tail.parts.len() < CHUNKS_MAX - 1;
         if fits {
-            tail.len += chunk.len();
-            tail.chunks.insert(at, chunk);
-            self.pool.held.set(self.pool.held.get() + 1);
+            tail.len += part.len as usize;
+            tail.parts.push(part);
+            let in_tails = &self.pool.in_tails;
+            in_tails.set(in_tails.get() + 1);
         } else {
-            self.pool.put(chunk);
+            self.pool.put(part.chunk);
         }
         self.tail = Some(tail);
         fits
     }
 
-    /// Makes room for `count` bytes in the first chunk: moves its last bytes into a new second chunk. A
-    /// full chunk cannot grow at its start, because chunks are sent from a fixed offset.
-    #[cold]
-    fn spill(&mut self, count: usize) -> bool {
-        let Some(kept) = self.bytes().len().checked_sub(count) else {
-            return false;
-        };
-        let Some(mut chunk) = self.pool.take(1, |mut chunks| chunks.next()) else {
-            return false;
-        };
-        if self.pool.resize(&mut chunk, count) < count {
-            self.pool.put(chunk);
-            return false;
-        }
-        let bytes = &self.segment()[self.window.range()][kept..];
-        self.pool.bytes_mut(&mut chunk).copy_from_slice(bytes);
-        if !self.insert(0, chunk) {
-            return false;
-        }
-        self.window.set_len(kept).is_some_and(|window| {
-            self.window = window;
-            true
-        })
-    }
-
     /// [`FrameBuf::set_len`] for a frame that has, or needs, several chunks.
     #[cold]
     fn set_len_multi(&mut self, len: usize) -> bool {
-        let first = self.bytes().len();
+        let first = self.len;
         if self.tail.is_some() {
-            if len > first + self.rest_len() {
+            if len > self.frame_len() {
                 return false;
             }
-            self.shrink_tail(len.saturating_sub(first));
-            return len >= first || self.set_len(len);
+            self.shrink_tail(len.saturating_sub(first as usize));
+            return len >= first as usize || self.set_len(len);
         }
-        let window = self.window;
-        let capacity = window.capacity() - window.range().start;
-        let Some(full) = window.set_len(capacity) else {
-            return false;
-        };
-        self.window = full;
-        let grown = self.grow_tail(len - capacity);
+        self.len = self.capacity();
+        let grown = self.grow_tail(len - self.len as usize);
         if !grown {
             self.shrink_tail(0);
-            self.window = window;
+            self.len = first;
         }
         grown
     }
@@ -345,11 +329,11 @@ impl XdpFrame {
     /// Appends free chunks for `len` bytes. Returns `false` when there are too few.
     fn grow_tail(&mut self, mut len: usize) -> bool {
         while len > 0 {
-            let Some(mut chunk) = self.pool.take(1, |mut chunks| chunks.next()) else {
+            let Some(part) = self.pool.take(len) else {
                 return false;
             };
-            len -= self.pool.resize(&mut chunk, len);
-            if !self.insert(self.chunks() - 1, chunk) {
+            len -= part.len as usize;
+            if !self.push_part(part) {
                 return false;
             }
         }
@@ -362,17 +346,21 @@ impl XdpFrame {
         let Some(mut tail) = self.tail.take() else {
             return;
         };
-        while let Some(mut chunk) = tail.chunks.pop() {
-            tail.len -= chunk.len();
-            if tail.len >= len {
-                self.pool.put_held(chunk);
-                continue;
+        while tail.len > len
+            && let Some(part) = tail.parts.last_mut()
+        {
+            let excess = u32::try_from(tail.len - len).unwrap_or(u32::MAX);
+            if excess < part.len {
+                part.len -= excess;
+                tail.len = len;
+            } else if let Some(Part { chunk, len }) = tail.parts.pop() {
+                tail.len -= len as usize;
+                let in_tails = &self.pool.in_tails;
+                in_tails.set(in_tails.get() - 1);
+                self.pool.put(chunk);
             }
-            tail.len += self.pool.resize(&mut chunk, len - tail.len);
-            tail.chunks.push(chunk);
-            break;
         }
-        if tail.chunks.is_empty() {
+        if tail.parts.is_empty() {
             self.pool.tails.borrow_mut().push(tail);
         } else {
             self.tail = Some(tail);
@@ -388,13 +376,14 @@ impl FrameBuf for XdpFrame {
 
     #[inline]
     fn bytes(&self) -> &[u8] {
-        &self.segment()[self.window.range()]
+        // SAFETY: these bytes are in a chunk that this frame owns, and `&self` excludes writers.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.len as usize) }
     }
 
     #[inline]
     fn bytes_mut(&mut self) -> &mut [u8] {
-        let range = self.window.range();
-        &mut self.segment_mut()[range]
+        // SAFETY: as in `bytes`; `&mut self` makes the result the only reference.
+        unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.len as usize) }
     }
 
     #[inline]
@@ -403,36 +392,39 @@ impl FrameBuf for XdpFrame {
     }
 
     fn rest(&self, number: usize) -> Option<&[u8]> {
-        let chunk = self.tail.as_ref()?.chunks.get(number)?;
-        // SAFETY: this frame owns the `Chunk`, which is of this UMEM, and `&self` excludes writers.
-        let segment = unsafe { self.pool.umem.data(&chunk.0) };
-        let data = NonNull::from(segment.contents()).cast();
-        // SAFETY: `data` points to the segment just borrowed, of at least that length, in memory that the
-        // pool keeps mapped. The result borrows this frame, which owns the `Chunk`.
-        Some(unsafe { slice::from_raw_parts(data.as_ptr(), chunk.len()) })
+        let part = self.tail.as_ref()?.parts.get(number)?;
+        Some(self.pool.bytes(part))
     }
 
     fn rest_mut(&mut self, number: usize) -> Option<&mut [u8]> {
-        let chunk = self.tail.as_mut()?.chunks.get_mut(number)?;
-        Some(self.pool.bytes_mut(chunk))
+        let part = self.tail.as_mut()?.parts.get_mut(number)?;
+        Some(self.pool.bytes_mut(part))
     }
 
+    #[inline]
     fn move_start(&mut self, by: isize) -> bool {
-        let mut placed = self.window.move_start(by);
-        if placed.is_none() && by < 0 && self.spill(by.unsigned_abs()) {
-            placed = self.window.move_start(by);
-        }
-        let Some((window, moved)) = placed else {
+        let room = if by < 0 {
+            self.headroom()
+        } else {
+            self.len as usize
+        };
+        let Some(by) = i32::try_from(by)
+            .ok()
+            .filter(|by| by.unsigned_abs() as usize <= room)
+        else {
             return false;
         };
-        self.apply_window(window, moved);
+        // SAFETY: the new start is in the chunk: it has `room` bytes on that side.
+        self.data = unsafe { self.data.byte_offset(by as isize) };
+        self.len = self.len.wrapping_sub_signed(by);
         true
     }
 
+    #[inline]
     fn set_len(&mut self, len: usize) -> bool {
-        match self.window.set_len(len) {
-            Some(window) if self.tail.is_none() => {
-                self.window = window;
+        match u32::try_from(len) {
+            Ok(len) if self.tail.is_none() && len <= self.capacity() => {
+                self.len = len;
                 true
             }
             _ => self.set_len_multi(len),
@@ -441,12 +433,11 @@ impl FrameBuf for XdpFrame {
 }
 
 impl Drop for XdpFrame {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(frame) = self.frame.take() {
-            self.pool.put_held(frame);
-            if self.tail.is_some() {
-                self.shrink_tail(0);
-            }
+        self.pool.put(Chunk(self.address()));
+        if self.tail.is_some() {
+            self.shrink_tail(0);
         }
     }
 }

@@ -5,16 +5,16 @@
 
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waxwing_dataplane::{BATCH, DropReason, FrameBuf, FrameIo, PortId};
-use xsk_rs::umem::Umem;
+use waxwing_dataplane::{BATCH, DropReason, FrameIo, PortId};
 
 use crate::frame::{Chunk, Pool, XdpFrame};
-use crate::multi_buffer::PartialFrame;
-use crate::socket::QueueSocket;
+use crate::rings::Rings;
 use crate::sys::{self, PollSet};
 use crate::tap::TapQueue;
+use crate::umem::Umem;
 use crate::{Buffers, PollMode};
 
 /// How long an adaptive worker polls before it sleeps: at least as long as falling asleep and waking take.
@@ -28,14 +28,14 @@ const REAP_PAUSE: Duration = Duration::from_millis(1);
 /// [`XdpIo`].
 pub struct WorkerSockets {
     pub(crate) worker: u32,
-    pub(crate) umem: Umem,
+    pub(crate) umem: Arc<Umem>,
     /// Chunks that are not in a ring.
     pub(crate) free: Vec<Chunk>,
     /// The worker's number of chunks.
     pub(crate) total: usize,
     /// First one of each port, by port id, to send and receive; then further ones, to receive. Empty if a
     /// port has too few queues for this worker.
-    pub(crate) sockets: Vec<(PortId, QueueSocket)>,
+    pub(crate) sockets: Vec<(PortId, Rings)>,
     pub(crate) tap: Option<TapQueue>,
     pub(crate) poll: PollMode,
     pub(crate) buffers: Buffers,
@@ -51,15 +51,13 @@ impl WorkerSockets {
     /// Creates the worker's I/O. Call it on the worker's thread.
     #[must_use]
     pub fn into_io(self) -> XdpIo {
-        let sockets = self.sockets.iter().map(|(_, socket)| &socket.rings);
-        let poll_set = PollSet::new(sockets.map(|rings| rings.socket().as_raw_fd()));
-        let jumbo_sockets = match self.buffers {
-            Buffers::One => None,
-            Buffers::Several => Some(self.sockets.len()),
-        };
+        let sockets = self.sockets.iter();
+        let poll_set = PollSet::new(sockets.map(|(_, rings)| rings.socket().as_raw_fd()));
+        let jumbo = self.buffers == Buffers::Several;
         XdpIo {
-            partials: self.sockets.iter().map(|_| PartialFrame::new()).collect(),
-            pool: Some(Pool::new(self.umem, self.free, self.total, jumbo_sockets)),
+            worker: self.worker,
+            buffers: self.buffers,
+            pool: Some(Pool::new(self.umem, self.free, self.total, jumbo)),
             poll: if self.sockets.is_empty() {
                 PollMode::Adaptive
             } else {
@@ -77,13 +75,13 @@ impl WorkerSockets {
 /// One worker's frame I/O. Dropping it closes the sockets; their traffic is lost until the program is
 /// detached or the ports have sockets again.
 pub struct XdpIo {
+    pub(crate) worker: u32,
+    pub(crate) buffers: Buffers,
     /// As [`WorkerSockets::sockets`].
-    sockets: Vec<(PortId, QueueSocket)>,
-    /// By socket.
-    partials: Vec<PartialFrame<XdpFrame>>,
+    pub(crate) sockets: Vec<(PortId, Rings)>,
     /// `None` without sockets.
-    pool: Option<Rc<Pool>>,
-    tap: Option<TapQueue>,
+    pub(crate) pool: Option<Rc<Pool>>,
+    pub(crate) tap: Option<TapQueue>,
     poll: PollMode,
     poll_set: PollSet,
     /// The socket to receive from first in the next round.
@@ -124,8 +122,9 @@ impl XdpIo {
     #[must_use]
     pub fn closed() -> Self {
         Self {
+            worker: 0,
+            buffers: Buffers::One,
             sockets: Vec::new(),
-            partials: Vec::new(),
             pool: None,
             tap: None,
             poll: PollMode::Adaptive,
@@ -136,7 +135,7 @@ impl XdpIo {
     }
 
     /// Counts the worker's chunks. Call it between batches.
-    pub fn account(&mut self) -> FrameAccount {
+    pub fn account(&self) -> FrameAccount {
         let mut account = self
             .pool
             .as_ref()
@@ -146,12 +145,12 @@ impl XdpIo {
                 total: pool.total(),
                 ..FrameAccount::default()
             });
-        for (_, socket) in &mut self.sockets {
-            let rings = socket.rings.account();
-            account.fill += rings.fill;
-            account.rx += rings.rx;
-            account.tx += rings.tx;
-            account.completion += rings.completion;
+        for (_, rings) in &self.sockets {
+            let rings = rings.account();
+            account.fill += rings.fill as usize;
+            account.rx += rings.rx as usize;
+            account.tx += rings.tx as usize;
+            account.completion += rings.completion as usize;
         }
         account
     }
@@ -166,13 +165,12 @@ impl FrameIo for XdpIo {
         let count = self.sockets.len();
         for turn in 0..count {
             let at = (self.next + turn) % count;
-            let (port, socket) = &mut self.sockets[at];
-            let rings = &mut socket.rings;
+            let (port, rings) = &mut self.sockets[at];
             rings.reap(pool);
             rings.refill(pool);
             let room = BATCH.saturating_sub(into.len());
-            let partial = &mut self.partials[at];
-            let chunks = rings.receive(pool, *port, room, partial, into);
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
+            let chunks = rings.receive(pool, *port, room, into);
             received += chunks;
             if chunks == 0 {
                 match self.poll {
@@ -191,22 +189,15 @@ impl FrameIo for XdpIo {
         self.sockets
             .get(port.index())
             .filter(|(at, _)| *at == port)?;
-        let pool = self.pool.as_ref()?;
-        let fresh = pool.take(1, |mut frames| frames.next())?;
-        let mut frame = pool.hold(fresh, port);
-        frame.set_len(0);
-        Some(frame)
+        self.pool.as_ref()?.allocate(port)
     }
 
+    #[inline]
     fn send(&mut self, port: PortId, frame: XdpFrame) -> Result<(), DropReason> {
-        let socket = self.sockets.get_mut(port.index());
-        let socket = socket.filter(|(at, _)| *at == port);
-        let rings = &mut socket.ok_or(DropReason::PortMissing)?.1.rings;
-        if !rings.has_room(frame.chunks()) {
-            return Err(DropReason::TransmitRingFull);
+        match self.sockets.get_mut(port.index()) {
+            Some((at, rings)) if *at == port => rings.send(frame),
+            _ => Err(DropReason::PortMissing),
         }
-        rings.queue(frame);
-        Ok(())
     }
 
     fn pass_to_kernel(&mut self, mut frame: XdpFrame) -> Result<(), DropReason> {
@@ -216,8 +207,8 @@ impl FrameIo for XdpIo {
     }
 
     fn flush(&mut self) {
-        for (_, socket) in &mut self.sockets {
-            socket.rings.flush();
+        for (_, rings) in &mut self.sockets {
+            rings.flush();
         }
     }
 
@@ -228,8 +219,8 @@ impl FrameIo for XdpIo {
             return;
         }
         let mut outstanding = false;
-        for (_, socket) in &mut self.sockets {
-            outstanding |= socket.rings.kick_outstanding();
+        for (_, rings) in &mut self.sockets {
+            outstanding |= rings.kick_outstanding();
         }
         if self.poll == PollMode::Busy {
             return;

@@ -38,10 +38,12 @@
 //! # }
 //! ```
 //!
-//! `unsafe` is confined to four files: `sys` wraps system calls as safe functions; `frame` represents
-//! ownership of a chunk as a value that cannot be copied; `rings` passes these values to the kernel and back;
-//! `socket` binds sockets and creates the values. `ring_credit`, `window` and `multi_buffer` are their
-//! arithmetic, without I/O.
+//! A socket is bound by libxdp and then used by its descriptor alone: its rings are mapped and go on from
+//! their indices as they stand, so [`Handover`] passes sockets to another owner with all frames in them.
+//!
+//! `unsafe` is in eight files: `sys` wraps system calls as safe functions, `libxdp` a library; `mapping` maps
+//! memory; `ring` is one end of one ring; `frame` represents ownership of a chunk as a value that cannot be
+//! copied; `rings` passes these values to the kernel and back; `socket` and `handover` create them.
 //!
 //! [`Steering`]: waxwing_dataplane::steering::Steering
 //! [`FrameIo`]: waxwing_dataplane::FrameIo
@@ -56,29 +58,35 @@ mod device;
 mod error;
 mod frame;
 mod guard;
+mod handover;
 mod holder;
 mod interface;
 mod io;
-mod multi_buffer;
+mod libxdp;
+mod mapping;
 mod multicast;
 mod offloads;
 mod options;
 mod program;
 mod queues;
-mod ring_credit;
+pub mod ring;
 mod rings;
 mod rule_maps;
 mod socket;
 mod sys;
 mod tap;
-mod window;
+mod umem;
 
 pub use attach::{Attached, Changes, PortReport, QueueReport, QueueStatistics, attach};
 pub use error::XdpError;
 pub use frame::XdpFrame;
+pub use handover::Handover;
 pub use holder::Holder;
 pub use interface::Interface;
 pub use io::{FrameAccount, WorkerSockets, XdpIo};
 pub use options::{Buffers, Options, PollMode, PortOptions, ZeroCopy};
 pub use program::{AttachMode, Class, MacFilter, Offloads, Program};
+pub use rings::BoundSocket;
 pub use sys::{Statistics, allowed_cpus, pin_current_thread};
+pub use tap::TapQueue;
+pub use umem::Umem;

@@ -7,7 +7,7 @@ use waxwing_dataplane::BATCH;
 use crate::XdpError;
 
 /// Bytes that XDP reserves before a received frame (`XDP_PACKET_HEADROOM`).
-const XDP_HEADROOM: u32 = 256;
+pub(crate) const XDP_HEADROOM: u32 = 256;
 
 /// Maximum number of chunks per frame: one, and `MAX_SKB_FRAGS` more (`xsk_build_skb`, net/xdp/xsk.c).
 pub(crate) const CHUNKS_MAX: usize = 18;

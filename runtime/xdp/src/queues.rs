@@ -4,13 +4,14 @@
 //! by worker `q` modulo the number of workers in use, so every queue is served, however many a port has.
 
 use std::mem;
+use std::sync::Arc;
 
 use waxwing_dataplane::PortId;
-use xsk_rs::umem::Umem;
 
 use crate::io::WorkerSockets;
 use crate::socket::QueueSocket;
 use crate::tap::TapQueue;
+use crate::umem::Umem;
 use crate::{Buffers, Interface, Options};
 
 /// Returns the number of workers for these interfaces: as many as the one with the fewest queues has.
@@ -45,7 +46,7 @@ pub(crate) fn share_out<T>(
 
 /// Gives each worker its sockets with their chunks, and its queue of the TAP device.
 pub(crate) fn by_worker(
-    umem: &Umem,
+    umem: &Arc<Umem>,
     shares: Vec<Vec<(PortId, QueueSocket)>>,
     taps: Vec<TapQueue>,
     options: &Options,
@@ -56,10 +57,13 @@ pub(crate) fn by_worker(
         let free = |(_, socket): &mut (PortId, QueueSocket)| mem::take(&mut socket.free);
         WorkerSockets {
             worker,
-            umem: umem.clone(),
+            umem: Arc::clone(umem),
             free: sockets.iter_mut().flat_map(free).collect(),
             total: sockets.len() * options.frames_per_queue as usize,
-            sockets,
+            sockets: sockets
+                .into_iter()
+                .map(|(port, socket)| (port, socket.rings))
+                .collect(),
             tap: taps.next(),
             poll: options.poll,
             buffers,

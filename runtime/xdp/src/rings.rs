@@ -1,204 +1,291 @@
 //! One socket's four rings.
 //!
-//! Invariant: putting a chunk into a ring consumes its [`Chunk`]; taking it out, or the ring not accepting
-//! it, creates a new one. The two [`RingCredit`]s prevent overflow. The kernel may free slots later than it
-//! returns chunks, so a ring with credit may accept nothing for a moment; the next round tries again.
+//! Invariant: putting a chunk into a ring consumes its [`Chunk`] or frame; taking it out creates a new one. A
+//! ring's indices say how many chunks the kernel holds, so neither ring of a pair (fill and receive, transmit
+//! and completion) overflows. The kernel may free entries later than it returns their chunks; the next round
+//! tries again.
 
-use std::mem;
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 
-use waxwing_dataplane::{BATCH, PortId};
-use xsk_rs::socket::{RxQueue, TxQueue};
-use xsk_rs::umem::frame::FrameDesc;
-use xsk_rs::umem::{CompQueue, FillQueue};
+use waxwing_dataplane::{BATCH, DropReason, PortId};
 
-use crate::frame::{Chunk, Pool, XdpFrame};
-use crate::multi_buffer::PartialFrame;
-use crate::ring_credit::RingCredit;
-use crate::{Options, PollMode, sys};
+use crate::frame::{Chunk, Pool, XDP_PKT_CONTD, XdpFrame};
+use crate::ring::{Consumer, Descriptor, Producer, Ring, SocketOffsets};
+use crate::sys::{self, Statistics};
+use crate::{Options, PollMode};
 
 /// Frames that the kernel sends per call in copy mode (`TX_BATCH_SIZE`, net/xdp/xsk.c).
-const COPY_MODE_BATCH: usize = 32;
+const COPY_MODE_BATCH: u32 = 32;
 
 /// Minimum number of chunks per refill.
-const REFILL_MIN: usize = BATCH / 2;
+const REFILL_MIN: u32 = BATCH_LEN / 2;
 
 /// Maximum number of chunks refilled and reaped per round, which bounds its work.
-const RING_BATCH: usize = 4 * BATCH;
+const RING_BATCH: u32 = 4 * BATCH_LEN;
+
+#[expect(clippy::cast_possible_truncation, reason = "64")]
+const BATCH_LEN: u32 = BATCH as u32;
+
+/// A bound AF_XDP socket, and what is needed to map its rings.
+#[derive(Clone)]
+pub struct BoundSocket {
+    pub socket: Arc<OwnedFd>,
+    /// Where its rings are.
+    pub offsets: SocketOffsets,
+    pub zero_copy: bool,
+}
+
+impl BoundSocket {
+    /// Asks the kernel about a bound socket.
+    ///
+    /// # Errors
+    /// `ENOTSOCK` or `ENOPROTOOPT` if it is no AF_XDP socket.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            offsets: sys::ring_offsets(&socket)?,
+            zero_copy: sys::is_zero_copy(&socket)?,
+            socket: Arc::new(socket),
+        })
+    }
+}
 
 /// The rings of one bound socket.
 pub(crate) struct Rings {
-    tx: TxQueue,
-    rx: RxQueue,
-    fill: FillQueue,
-    completion: CompQueue,
-    /// Credit of fill and receive ring.
-    receive_side: RingCredit,
-    /// Credit of transmit and completion ring.
-    transmit_side: RingCredit,
-    ring_size: u32,
-    zero_copy: bool,
+    rx: Consumer<Descriptor>,
+    fill: Producer<u64>,
+    tx: Producer<Descriptor>,
+    completion: Consumer<u64>,
+    size: u32,
     /// Whether the kernel signals when it needs a wake-up. Without the signal it always needs one.
     need_wakeup: bool,
     /// Whether the socket prefers busy polling.
     busy: bool,
-    /// Descriptors to send that are not in the transmit ring yet; the ring has room for all. They go
-    /// into the ring together, so a frame's chunks do too.
-    pending: Vec<FrameDesc>,
-    scratch: Box<[FrameDesc]>,
+    bound: BoundSocket,
 }
 
 /// The number of chunks in each of a socket's rings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RingAccount {
-    pub(crate) fill: usize,
-    pub(crate) rx: usize,
-    pub(crate) tx: usize,
-    pub(crate) completion: usize,
+    pub(crate) fill: u32,
+    pub(crate) rx: u32,
+    pub(crate) tx: u32,
+    pub(crate) completion: u32,
+}
+
+impl RingAccount {
+    pub(crate) const fn total(self) -> usize {
+        self.fill as usize + self.rx as usize + self.tx as usize + self.completion as usize
+    }
 }
 
 impl Rings {
-    /// Creates the rings of a newly bound socket. The kernel holds no chunks.
-    pub(crate) fn new(
-        (tx, rx, fill, completion): (TxQueue, RxQueue, FillQueue, CompQueue),
-        options: &Options,
-        zero_copy: bool,
-    ) -> Self {
-        let ring_size = options.ring_size;
-        Self {
-            tx,
-            rx,
-            fill,
-            completion,
-            receive_side: RingCredit::new(ring_size),
-            transmit_side: RingCredit::new(ring_size),
-            ring_size,
-            zero_copy,
+    /// Maps the rings of a socket that was bound with `options`, and goes on where they are.
+    ///
+    /// # Errors
+    /// They cannot be mapped.
+    ///
+    /// # Safety
+    /// No one else uses the rings. The socket's UMEM is the one of the pool that is passed to the other
+    /// functions, and of the chunks in the rings no one has a [`Chunk`] or frame.
+    pub(crate) unsafe fn adopt(bound: BoundSocket, options: &Options) -> io::Result<Self> {
+        let (socket, at, size) = (&bound.socket, &bound.offsets, options.ring_size);
+        let rx = Ring::map(
+            socket,
+            libc::XDP_PGOFF_RX_RING.cast_unsigned(),
+            &at.rx,
+            size,
+        )?;
+        let tx = Ring::map(
+            socket,
+            libc::XDP_PGOFF_TX_RING.cast_unsigned(),
+            &at.tx,
+            size,
+        )?;
+        let fill = Ring::map(socket, libc::XDP_UMEM_PGOFF_FILL_RING, &at.fill, size)?;
+        let completion = libc::XDP_UMEM_PGOFF_COMPLETION_RING;
+        let completion = Ring::map(socket, completion, &at.completion, size)?;
+        let mut rings = Self {
+            // SAFETY: no one else uses the rings, as the caller states.
+            rx: unsafe { Consumer::adopt(rx) },
+            // SAFETY: as above.
+            fill: unsafe { Producer::adopt(fill) },
+            // SAFETY: as above.
+            tx: unsafe { Producer::adopt(tx) },
+            // SAFETY: as above.
+            completion: unsafe { Consumer::adopt(completion) },
+            size,
             need_wakeup: options.need_wakeup,
             busy: options.poll == PollMode::Busy,
-            pending: Vec::with_capacity(ring_size as usize),
-            scratch: vec![FrameDesc::default(); RING_BATCH].into(),
-        }
+            bound,
+        };
+        rings.tx.make_room(rings.completion.next());
+        Ok(rings)
+    }
+
+    pub(crate) fn bound(&self) -> &BoundSocket {
+        &self.bound
+    }
+
+    /// Unmaps the rings; the socket stays bound.
+    pub(crate) fn into_bound(self) -> BoundSocket {
+        self.bound
     }
 
     pub(crate) fn socket(&self) -> &impl AsRawFd {
-        self.rx.fd()
+        &*self.bound.socket
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts(Arc::downgrade(&self.bound.socket))
+    }
+
+    /// Returns the number of chunks that went to be sent and did not come back.
+    fn outstanding(&self) -> u32 {
+        self.tx.next().wrapping_sub(self.completion.next())
     }
 
     /// Returns sent chunks to the pool.
+    #[inline]
     pub(crate) fn reap(&mut self, pool: &Pool) {
-        if self.transmit_side.outstanding() == 0 {
+        if self.outstanding() == 0 {
             return;
         }
-        // SAFETY: the call only writes `scratch`; this ring belongs to the pool's UMEM.
-        let count = unsafe { self.completion.consume(&mut self.scratch) };
-        self.transmit_side.give_back(count);
-        for &desc in &self.scratch[..count] {
-            // SAFETY: the kernel just returned each once; `XdpFrame::release` consumed its `Chunk`.
-            pool.put(unsafe { Chunk::adopt(desc) });
+        if self.completion.look(RING_BATCH) > 0 {
+            pool.with_free(|free| {
+                while let entries @ [_, ..] = self.completion.entries() {
+                    // SAFETY: the kernel just returned each chunk, once; sending its frame consumed that.
+                    free.extend(entries.iter().map(|&at| unsafe { Chunk::adopt(at) }));
+                    let count = entries.len();
+                    self.completion.advance(count);
+                }
+            });
+            self.completion.release();
         }
+        self.tx.make_room(self.completion.next());
     }
 
     /// Gives the kernel chunks to receive into, if at least [`REFILL_MIN`] fit.
+    #[inline]
     pub(crate) fn refill(&mut self, pool: &Pool) {
-        let available = self.receive_side.available();
-        if available < REFILL_MIN {
-            return;
-        }
-        let count = pool.take(available.min(RING_BATCH), |chunks| self.stage(chunks));
-        let accepted = self.submit_fill(count);
-        for &desc in &self.scratch[accepted..count] {
-            // SAFETY: `stage` consumed its `Chunk` of the pool, and the ring did not accept it.
-            pool.put(unsafe { Chunk::adopt(desc) });
+        let with_kernel = self.fill.next().wrapping_sub(self.rx.next());
+        if self.size.saturating_sub(with_kernel) >= REFILL_MIN {
+            pool.with_free(|free| self.fill_with(free, RING_BATCH));
         }
     }
 
-    /// Gives the kernel as many of these chunks as the fill ring accepts, before the first frame.
+    /// Gives the kernel as many of these chunks as the fill ring takes, before the first frame.
     pub(crate) fn fill_up(&mut self, chunks: &mut Vec<Chunk>) {
-        while self.receive_side.available() > 0 && !chunks.is_empty() {
-            let available = self.receive_side.available();
-            let count = chunks.len().min(available).min(RING_BATCH);
-            let count = self.stage(chunks.drain(chunks.len() - count..));
-            let accepted = self.submit_fill(count);
-            let refused = self.scratch[accepted..count].iter();
-            // SAFETY: `stage` consumed its `Chunk`, and the ring did not accept it.
-            chunks.extend(refused.map(|&desc| unsafe { Chunk::adopt(desc) }));
-            if accepted == 0 {
-                return;
+        self.fill_with(chunks, self.size);
+    }
+
+    /// Gives the kernel at most `max` of these chunks to receive into. In copy mode the kernel delivers
+    /// received chunks a moment before it frees their entries in the fill ring (`xsk_flush`, net/xdp/xsk.c);
+    /// in between the ring takes fewer.
+    fn fill_with(&mut self, chunks: &mut Vec<Chunk>, max: u32) {
+        self.fill.make_room(self.rx.next());
+        let mut left = (self.fill.room().min(max) as usize).min(chunks.len());
+        while left > 0 {
+            let entries = self.fill.vacant();
+            let count = entries.len().min(left);
+            let given = chunks.drain(chunks.len() - count..);
+            for (entry, chunk) in entries.iter_mut().zip(given) {
+                *entry = chunk.release();
             }
+            self.fill.advance(count);
+            left -= count;
         }
+        self.fill.submit();
     }
 
-    /// Moves at most [`RING_BATCH`] chunks into `scratch`; returns their number.
-    fn stage(&mut self, chunks: impl Iterator<Item = Chunk>) -> usize {
-        let mut count = 0;
-        for (slot, chunk) in self.scratch.iter_mut().zip(chunks) {
-            *slot = chunk.release();
-            count += 1;
-        }
-        count
-    }
-
-    /// Puts the first `count` descriptors of `scratch`, for which there is credit, into the fill ring;
-    /// returns how many the ring accepted. In copy mode the kernel delivers received chunks a moment
-    /// before it frees their slots in the fill ring (`xsk_flush`, net/xdp/xsk.c); in between the ring is
-    /// full.
-    fn submit_fill(&mut self, count: usize) -> usize {
-        // SAFETY: `stage` consumed the `Chunk` of each descriptor, which is of this UMEM.
-        let accepted = unsafe { self.fill.produce(&self.scratch[..count]) };
-        self.receive_side.take(accepted);
-        accepted
-    }
-
-    /// Appends the frames of at most `max` chunks and one batch; returns the number of chunks received.
-    /// `partial` keeps this socket's incomplete frame.
+    /// Appends the frames of at most `max` chunks; returns the number of chunks received. The last frame may
+    /// exceed `max`.
+    #[inline]
     pub(crate) fn receive(
         &mut self,
         pool: &Rc<Pool>,
         port: PortId,
-        max: usize,
-        partial: &mut PartialFrame<XdpFrame>,
+        max: u32,
         into: &mut Vec<XdpFrame>,
-    ) -> usize {
-        let max = max.min(BATCH);
-        // SAFETY: the call only writes `scratch`; this ring belongs to the pool's UMEM.
-        let count = unsafe { self.rx.consume(&mut self.scratch[..max]) };
-        self.receive_side.give_back(count);
-        for &desc in &self.scratch[..count] {
-            // SAFETY: the kernel just returned each once; `stage` consumed its `Chunk`.
-            let mut chunk = unsafe { Chunk::adopt(desc) };
-            if partial.is_empty() && !chunk.is_continued() {
-                into.push(pool.hold(chunk, port));
-                continue;
-            }
-            let has_more = chunk.clear_continued();
-            let start = |chunk| pool.hold(chunk, port);
-            into.extend(partial.push(chunk, has_more, start, XdpFrame::append));
+    ) -> u32 {
+        if self.rx.look(max) == 0 {
+            return 0;
         }
-        count
+        let start = self.rx.next();
+        while let entries @ [_, ..] = self.rx.entries() {
+            let is_part = |descriptor: &Descriptor| descriptor.options & XDP_PKT_CONTD != 0;
+            let jumbo = entries.iter().position(is_part);
+            let count = jumbo.unwrap_or(entries.len());
+            let frames = entries[..count].iter();
+            into.extend(frames.map(|&descriptor| start_frame(pool, descriptor, port)));
+            self.rx.advance(count);
+            if jumbo.is_some() {
+                self.receive_jumbo(pool, port, start.wrapping_add(max), into);
+                break;
+            }
+        }
+        self.rx.release();
+        self.rx.next().wrapping_sub(start)
     }
 
-    /// Returns whether a frame of `chunks` chunks can be queued.
-    pub(crate) fn has_room(&self, chunks: usize) -> bool {
-        self.pending.len() + chunks <= self.transmit_side.available()
+    /// Goes on with frames of any number of chunks, until the frame in which index `end` is. The kernel
+    /// submits a frame's chunks together; one of which some are missing stays in the ring.
+    #[cold]
+    fn receive_jumbo(&mut self, pool: &Rc<Pool>, port: PortId, end: u32, into: &mut Vec<XdpFrame>) {
+        self.rx.look(u32::MAX);
+        while end.wrapping_sub(self.rx.next()).cast_signed() > 0 {
+            let mut chunks = (0..).map_while(|ahead| self.rx.peek(ahead));
+            if chunks.all(|descriptor| descriptor.options & XDP_PKT_CONTD != 0) {
+                return;
+            }
+            let Some(first) = self.rx.pop() else { return };
+            let mut frame = start_frame(pool, first, port);
+            let mut has_more = first.options & XDP_PKT_CONTD != 0;
+            while has_more && let Some(part) = self.rx.pop() {
+                has_more = part.options & XDP_PKT_CONTD != 0;
+                // SAFETY: as in `start_frame`.
+                frame.append(unsafe { Chunk::adopt(part.address) }, part.len);
+            }
+            into.push(frame);
+        }
     }
 
-    /// Queues a frame for which [`Rings::has_room`].
-    pub(crate) fn queue(&mut self, frame: XdpFrame) {
-        frame.release(&mut self.pending);
+    /// Queues a frame.
+    ///
+    /// # Errors
+    /// [`DropReason::TransmitRingFull`]: the frame's chunks return to the pool.
+    #[inline]
+    pub(crate) fn send(&mut self, frame: XdpFrame) -> Result<(), DropReason> {
+        if frame.is_jumbo() {
+            return self.send_jumbo(frame);
+        }
+        if !self.tx.push(|| frame.descriptor()) {
+            return Err(DropReason::TransmitRingFull);
+        }
+        frame.release();
+        Ok(())
+    }
+
+    #[cold]
+    fn send_jumbo(&mut self, frame: XdpFrame) -> Result<(), DropReason> {
+        if frame.chunks() > self.tx.room() as usize {
+            return Err(DropReason::TransmitRingFull);
+        }
+        frame.release_parts(|descriptor| {
+            self.tx.push(|| descriptor);
+        });
+        Ok(())
     }
 
     /// Submits queued frames, and wakes the kernel if needed.
+    #[inline]
     pub(crate) fn flush(&mut self) {
-        if self.pending.is_empty() {
+        if self.tx.is_submitted() {
             return;
         }
-        // SAFETY: `queue` consumed the `Chunk` of each descriptor, which is of this UMEM.
-        let accepted = unsafe { self.tx.produce(&self.pending) };
-        // The next flush submits the others.
-        self.pending.drain(..accepted);
-        self.transmit_side.take(accepted);
+        self.tx.submit();
         if !self.need_wakeup || self.tx.needs_wakeup() {
             self.kick_transmit();
         }
@@ -206,20 +293,19 @@ impl Rings {
 
     /// Makes the kernel send. In copy mode each call sends at most [`COPY_MODE_BATCH`] frames.
     fn kick_transmit(&mut self) {
-        let calls = if self.zero_copy {
+        let calls = if self.bound.zero_copy {
             1
         } else {
-            1 + self.unsent() / COPY_MODE_BATCH
+            1 + self.tx.unconsumed() / COPY_MODE_BATCH
         };
         for _ in 0..calls {
-            // On an error the device is down or gone: the frames stay in the ring until it is back, or
-            // the socket is closed.
-            let failed = self.tx.wakeup().is_err();
-            if failed || self.unsent() == 0 {
+            // On an error the device is gone: the frames stay in the ring until the socket is closed.
+            let failed = sys::kick_transmit(self.socket()).is_err();
+            if failed || self.tx.unconsumed() == 0 {
                 return;
             }
         }
-        if self.busy && self.zero_copy {
+        if self.busy && self.bound.zero_copy {
             self.wake_sender();
         }
     }
@@ -229,26 +315,21 @@ impl Rings {
     /// another NAPI, which only its wake-up starts; `poll` wakes regardless of the preference (`xsk_poll`).
     fn wake_sender(&self) {
         if self.tx.needs_wakeup() {
-            sys::wake(self.tx.fd());
+            sys::wake(self.socket());
         }
-    }
-
-    /// Returns the number of chunks in the transmit ring that the kernel has not taken yet.
-    fn unsent(&mut self) -> usize {
-        (self.ring_size - self.tx.nb_free_exact()) as usize
     }
 
     /// Wakes the kernel for outstanding transmissions, before the worker sleeps; returns whether there were
     /// any. Some drivers in zero-copy mode send, or report completions, only after a wake-up, even when
     /// they signal that they need none.
     pub(crate) fn kick_outstanding(&mut self) -> bool {
-        if self.transmit_side.outstanding() == 0 {
+        if self.outstanding() == 0 {
             return false;
         }
-        if self.zero_copy || self.unsent() > 0 {
+        if self.bound.zero_copy || self.tx.unconsumed() > 0 {
             self.kick_transmit();
         }
-        if self.busy && self.zero_copy && self.transmit_side.outstanding() > 0 {
+        if self.busy && self.bound.zero_copy {
             // The NAPI that sends also reports completions.
             self.wake_sender();
         }
@@ -256,78 +337,39 @@ impl Rings {
     }
 
     /// Wakes the kernel if it waits for chunks to receive into.
+    #[inline]
     pub(crate) fn kick_starved(&self) {
         if self.fill.needs_wakeup() {
-            sys::kick_receive(self.rx.fd());
+            sys::kick_receive(self.socket());
         }
     }
 
     /// Counts the chunks that the kernel holds, and the queued ones as `tx`.
-    pub(crate) fn account(&mut self) -> RingAccount {
-        let rx = self.rx.nb_avail_exact() as usize;
-        let completion = self.completion.nb_avail_exact() as usize;
+    pub(crate) fn account(&self) -> RingAccount {
+        let (rx, completion) = (self.rx.submitted(), self.completion.submitted());
         RingAccount {
-            fill: self.receive_side.outstanding() - rx,
+            fill: self.fill.next().wrapping_sub(self.rx.next()) - rx,
             rx,
-            tx: self.transmit_side.outstanding() - completion + self.pending.len(),
+            tx: self.outstanding() - completion,
             completion,
         }
     }
 }
 
-impl Drop for Rings {
-    fn drop(&mut self) {
-        if !mem::take(&mut self.pending).is_empty() {
-            tracing::debug!("queued frames were not sent: their socket closed before a flush");
-        }
-    }
+#[inline]
+fn start_frame(pool: &Rc<Pool>, descriptor: Descriptor, port: PortId) -> XdpFrame {
+    // SAFETY: the kernel just returned the chunk, once; filling the ring consumed its `Chunk`.
+    let chunk = unsafe { Chunk::adopt(descriptor.address) };
+    pool.hold(chunk, descriptor.len, port)
 }
 
-#[cfg(test)]
-mod tests {
-    use waxwing_packet::Mac;
+/// Reads a socket's counters from any thread while the socket is open.
+#[derive(Clone)]
+pub(crate) struct Counts(Weak<OwnedFd>);
 
-    use super::*;
-    use crate::socket::{QueueSocket, bind_all};
-    use crate::{Buffers, Interface, ZeroCopy};
-
-    /// The kernel has returned chunks, but not yet freed their slots in the fill ring.
-    #[test]
-    fn chunks_that_the_fill_ring_does_not_accept_stay_in_the_pool() {
-        const RING: u32 = 64;
-        let options = Options {
-            zero_copy: ZeroCopy::Off,
-            ring_size: RING,
-            frames_per_queue: 4 * RING,
-            huge_pages: false,
-            ..Options::default()
-        };
-        let loopback = Interface {
-            name: "lo".into(),
-            index: 1,
-            mac: Mac::default(),
-            mtu: 1500,
-            queues: 1,
-            transmit_queues: 1,
-        };
-        let sockets = match bind_all(&[loopback], &options, Buffers::One) {
-            Ok(sockets) => sockets,
-            Err(error) => {
-                eprintln!("skipped: AF_XDP sockets need root: {error}");
-                return;
-            }
-        };
-        let total = options.frames_per_queue as usize;
-        let socket = sockets.bound.into_iter().flatten().next();
-        let QueueSocket {
-            mut rings, free, ..
-        } = socket.expect("one socket");
-        let pool = Pool::new(sockets.umem, free, total, None);
-        assert_eq!(pool.free(), total - RING as usize);
-
-        rings.receive_side.give_back(BATCH / 2);
-        rings.refill(&pool);
-        assert_eq!(pool.free(), total - RING as usize, "no chunk is lost");
-        assert_eq!(rings.receive_side.outstanding(), RING as usize - BATCH / 2);
+impl Counts {
+    /// Returns the counters; `None` after the worker has closed the socket.
+    pub(crate) fn read(&self) -> Option<Statistics> {
+        sys::statistics(&*self.0.upgrade()?).ok()
     }
 }

@@ -6,23 +6,18 @@
 
 use std::io;
 use std::mem;
-use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use xsk_rs::config::{
-    BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig,
-    UmemConfig,
-};
-use xsk_rs::socket::Socket;
-use xsk_rs::umem::Umem;
+use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 
-use crate::error::system_cause;
 use crate::frame::Chunk;
-use crate::rings::Rings;
-use crate::sys::{self, Statistics};
+use crate::libxdp::Binder;
+use crate::rings::{BoundSocket, Rings};
+use crate::sys;
+use crate::umem::Umem;
 use crate::{Buffers, Interface, Options, PollMode, XdpError, ZeroCopy};
 
 /// How long a queue may stay busy after its socket was closed before binding it fails.
@@ -35,7 +30,7 @@ const BUSY_POLL_BUDGET: i32 = 64;
 
 /// All sockets and their UMEM.
 pub(crate) struct Sockets {
-    pub(crate) umem: Umem,
+    pub(crate) umem: Arc<Umem>,
     /// By port, then queue.
     pub(crate) bound: Vec<Vec<QueueSocket>>,
     /// Why the sockets are not in zero-copy mode, if it was tried.
@@ -47,13 +42,11 @@ pub(crate) struct QueueSocket {
     pub(crate) rings: Rings,
     /// Its chunks that are not in the fill ring.
     pub(crate) free: Vec<Chunk>,
-    pub(crate) zero_copy: bool,
-    pub(crate) counts: CountsOwner,
 }
 
 /// A UMEM of which the kernel holds no chunk.
 struct Memory {
-    umem: Umem,
+    umem: Arc<Umem>,
     chunks: Vec<Chunk>,
 }
 
@@ -84,7 +77,9 @@ pub(crate) fn bind_all(
     let queues: u32 = interfaces.iter().map(|interface| interface.queues).sum();
     let mut memory = create_umem(options, queues)?;
     if options.zero_copy != ZeroCopy::Off {
-        match bind_as(memory, interfaces, options, BindFlags::XDP_ZEROCOPY | flags) {
+        let mut binder = register(&memory, options)?;
+        let zero_copy = BindFlags::XDP_ZEROCOPY | flags;
+        match bind_as(&mut binder, memory, interfaces, options, zero_copy) {
             Ok(sockets) => return Ok(sockets),
             Err(BindError {
                 interface,
@@ -112,7 +107,9 @@ pub(crate) fn bind_all(
             }
         }
     }
-    match bind_as(memory, interfaces, options, BindFlags::XDP_COPY | flags) {
+    let mut binder = register(&memory, options)?;
+    let copy = BindFlags::XDP_COPY | flags;
+    match bind_as(&mut binder, memory, interfaces, options, copy) {
         Ok(sockets) => Ok(Sockets { why, ..sockets }),
         Err(error) => Err(copy_mode_error(error, mtu_lower)),
     }
@@ -140,6 +137,7 @@ fn copy_mode_error(error: BindError, mtu_lower: Option<u32>) -> XdpError {
 }
 
 fn bind_as(
+    binder: &mut Binder,
     memory: Memory,
     interfaces: &[Interface],
     options: &Options,
@@ -150,7 +148,7 @@ fn bind_as(
     for interface in interfaces {
         let mut sockets = Vec::with_capacity(interface.queues as usize);
         for queue in 0..interface.queues {
-            match bind_with_retry(&umem, &interface.name, queue, options, mode) {
+            match bind_with_retry(binder, &interface.name, queue, options, mode) {
                 Ok(mut socket) => {
                     // At once: from now on the queue receives into the fill ring's chunks only, and
                     // loses the kernel's frames too while it has none.
@@ -184,47 +182,45 @@ fn create_umem(options: &Options, queues: u32) -> Result<Memory, XdpError> {
     // Huge pages are unmapped as a whole, so the UMEM fills the last one.
     let per_huge_page = (2 << 20) / options.frame_size;
     let count = (queues * options.frames_per_queue).next_multiple_of(per_huge_page);
-    let what = || {
-        format!(
-            "allocating a UMEM of {count} chunks of {} bytes",
-            options.frame_size
+    let create = |huge_pages| Umem::create(options.frame_size, count, huge_pages);
+    let huge = options.huge_pages.then(|| create(true).ok()).flatten();
+    let umem = huge.map_or_else(|| create(false), Ok).map_err(|source| {
+        let size = options.frame_size;
+        XdpError::system(
+            format!("allocating a UMEM of {count} chunks of {size} bytes"),
+            source,
         )
-    };
-    let invalid = |error: &(dyn std::error::Error + 'static)| XdpError::Options(error.to_string());
+    })?;
+    // SAFETY: the UMEM is new: the kernel holds no chunk, and each address occurs once.
+    let chunks = umem.chunks().map(|at| unsafe { Chunk::adopt(at) });
+    Ok(Memory {
+        chunks: chunks.collect(),
+        umem: Arc::new(umem),
+    })
+}
 
+/// Registers the UMEM.
+fn register(memory: &Memory, options: &Options) -> Result<Binder, XdpError> {
+    let invalid = |error: &dyn std::error::Error| XdpError::Options(error.to_string());
     let ring = QueueSize::new(options.ring_size).map_err(|error| invalid(&error))?;
     let frame = FrameSize::new(options.frame_size).map_err(|error| invalid(&error))?;
-    let mut builder = UmemConfig::builder();
+    let mut config = UmemConfig::builder();
     // XDP's own headroom of 256 bytes suffices.
-    builder
+    config
         .frame_size(frame)
         .frame_headroom(0)
         .fill_queue_size(ring)
         .comp_queue_size(ring);
-    let config = builder.build().map_err(|error| invalid(&error))?;
-    let frames = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-    let huge = options.huge_pages.then(|| Umem::new(config, frames, true));
-    let made = match huge {
-        Some(Ok(made)) => Ok(made),
-        _ => Umem::new(config, frames, false),
-    };
-    let (umem, descriptors) = made.map_err(|error| {
-        let source = system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()));
-        XdpError::system(what(), source)
-    })?;
-    let chunks = descriptors.into_iter().map(|desc| {
-        // SAFETY: the UMEM is new: the kernel holds no chunk, and each descriptor occurs once.
-        unsafe { Chunk::adopt(desc) }
-    });
-    Ok(Memory {
-        umem,
-        chunks: chunks.collect(),
+    let config = config.build().map_err(|error| invalid(&error))?;
+    Binder::new(&memory.umem, config).map_err(|source| {
+        let bytes = memory.umem.len();
+        XdpError::system(format!("registering a UMEM of {bytes} bytes"), source)
     })
 }
 
 /// Binds a queue; retries for [`REBIND_WAIT`] while it is busy, as after its previous owner's exit.
 fn bind_with_retry(
-    umem: &Umem,
+    binder: &mut Binder,
     interface: &str,
     queue: u32,
     options: &Options,
@@ -232,7 +228,7 @@ fn bind_with_retry(
 ) -> io::Result<QueueSocket> {
     let deadline = Instant::now() + REBIND_WAIT;
     loop {
-        match bind(umem, interface, queue, options, mode) {
+        match bind(binder, interface, queue, options, mode) {
             Err(error)
                 if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
             {
@@ -244,7 +240,7 @@ fn bind_with_retry(
 }
 
 fn bind(
-    umem: &Umem,
+    binder: &mut Binder,
     interface: &str,
     queue: u32,
     options: &Options,
@@ -262,38 +258,24 @@ fn bind(
         .tx_queue_size(ring)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
         .bind_flags(mode | wakeup);
-    let name: InterfaceName = interface.parse().map_err(io::Error::other)?;
-    // SAFETY: the configuration above has the flag that the function's contract requires.
-    let socket = unsafe { Socket::new(config.build(), umem, &name, queue) };
-    let (tx, rx, shared) = socket.map_err(|error| {
-        system_cause(&error).unwrap_or_else(|| io::Error::other(error.to_string()))
-    })?;
-    // Fill and completion ring belong to a queue's first socket; each queue is bound once.
-    let Some((fill, completion)) = shared else {
-        return Err(io::Error::other("already bound by this process"));
-    };
-    let fd = rx.fd();
-    sys::close_on_exec(fd)?;
-    let zero_copy = sys::is_zero_copy(fd)?;
+    let socket = binder.bind(interface, queue, config.build())?;
     if options.poll == PollMode::Busy {
-        busy_poll(fd)?;
+        busy_poll(&socket)?;
     }
-    let counts = CountsOwner(Counts(Arc::new(Mutex::new(Some(sys::duplicate(fd)?)))));
     // In copy mode each sent frame becomes a kernel buffer that counts against the socket's limit; the
     // default allows about a hundred. Without CAP_NET_ADMIN the default stays.
     let send_buffer = i32::try_from(options.ring_size * 4096).unwrap_or(i32::MAX);
-    let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
-    let queues = (tx, rx, fill, completion);
+    let _ = sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, send_buffer);
+    let bound = BoundSocket::of(socket)?;
     Ok(QueueSocket {
-        rings: Rings::new(queues, options, zero_copy),
+        // SAFETY: the socket is new, so its rings are empty, and bound to the binder's UMEM.
+        rings: unsafe { Rings::adopt(bound, options)? },
         free: Vec::new(),
-        zero_copy,
-        counts,
     })
 }
 
 /// Enables preferred busy polling (Documentation/networking/napi.rst).
-fn busy_poll(fd: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+fn busy_poll(fd: &impl AsRawFd) -> io::Result<()> {
     sys::set_option(fd, libc::SOL_SOCKET, sys::SO_PREFER_BUSY_POLL, 1)?;
     sys::set_option(fd, libc::SOL_SOCKET, sys::SO_BUSY_POLL, BUSY_POLL_US)?;
     sys::set_option(
@@ -302,29 +284,4 @@ fn busy_poll(fd: &impl std::os::fd::AsRawFd) -> io::Result<()> {
         sys::SO_BUSY_POLL_BUDGET,
         BUSY_POLL_BUDGET,
     )
-}
-
-/// Reads a socket's counters from any thread while the socket is open.
-#[derive(Clone)]
-pub(crate) struct Counts(Arc<Mutex<Option<OwnedFd>>>);
-
-impl Counts {
-    /// Returns the counters; `None` after the worker has closed the socket.
-    pub(crate) fn read(&self) -> Option<Statistics> {
-        let fd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fd.as_ref().and_then(|fd| sys::statistics(fd).ok())
-    }
-}
-
-/// Closes the duplicate descriptor together with the socket: while open, it would keep the socket bound.
-pub(crate) struct CountsOwner(pub(crate) Counts);
-
-impl Drop for CountsOwner {
-    fn drop(&mut self) {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-    }
 }

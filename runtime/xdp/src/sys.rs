@@ -5,8 +5,10 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+use crate::ring::SocketOffsets;
 
 /// `SO_PREFER_BUSY_POLL`, `SO_BUSY_POLL`, `SO_BUSY_POLL_BUDGET`: `socket(7)`, `<asm/socket.h>`.
 pub(crate) const SO_PREFER_BUSY_POLL: i32 = 69;
@@ -74,19 +76,22 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 ///
 /// # Errors
 /// `EBADF` when `fd` is not open, `EMFILE` at the limit of open files.
-pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<std::os::fd::OwnedFd> {
+pub(crate) fn duplicate(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
     // SAFETY: borrowed for this call only; for a number that is not open the kernel returns EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
     borrowed.try_clone_to_owned()
 }
 
-/// Sets close-on-exec, so that child processes inherit neither the socket nor its frames.
+/// Creates a file in memory, of no length.
 ///
 /// # Errors
-/// `EBADF` when `fd` is not open.
-pub(crate) fn close_on_exec(fd: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the call accesses no memory; for a number that is not open the kernel returns EBADF.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+/// `EMFILE` at the limit of open files; `EINVAL` or `ENOSYS` without huge pages, if they are wanted.
+pub(crate) fn memory_file(huge_pages: bool) -> io::Result<OwnedFd> {
+    let huge = if huge_pages { libc::MFD_HUGETLB } else { 0 };
+    // SAFETY: the name ends in zero.
+    let fd = check(unsafe { libc::memfd_create(c"waxwing".as_ptr(), libc::MFD_CLOEXEC | huge) })?;
+    // SAFETY: the kernel just returned it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets an integer socket option.
@@ -127,6 +132,7 @@ trait Integers: Default {}
 
 impl Integers for u32 {}
 impl Integers for Statistics {}
+impl Integers for SocketOffsets {}
 
 /// The kernel's counters of an AF_XDP socket (`struct xdp_statistics`, `<linux/if_xdp.h>`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +155,11 @@ pub struct Statistics {
 /// Reads an AF_XDP socket's counters.
 pub(crate) fn statistics(fd: &impl AsRawFd) -> io::Result<Statistics> {
     option(fd, libc::SOL_XDP, libc::XDP_STATISTICS)
+}
+
+/// Returns where an AF_XDP socket's rings are.
+pub(crate) fn ring_offsets(fd: &impl AsRawFd) -> io::Result<SocketOffsets> {
+    option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS)
 }
 
 /// Returns whether a bound socket is in zero-copy mode.
@@ -176,6 +187,32 @@ pub(crate) fn kick_receive(fd: &impl AsRawFd) {
             std::ptr::null_mut(),
         )
     };
+}
+
+/// Has the kernel send what is in a socket's transmit ring.
+///
+/// # Errors
+/// Those after which it does not send later either: the device is gone (`ENXIO`).
+pub(crate) fn kick_transmit(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the length is zero and the pointers are null, so the call accesses no memory.
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if sent >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS | libc::EAGAIN | libc::EBUSY | libc::ENETDOWN) => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Wakes a socket's driver if the kernel asks for it. Does not block.

@@ -40,7 +40,7 @@ pub(crate) struct Tap {
 }
 
 /// One worker's queue of the TAP device.
-pub(crate) struct TapQueue {
+pub struct TapQueue {
     device: Arc<File>,
     mac: Mac,
 }

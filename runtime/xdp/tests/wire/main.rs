@@ -5,6 +5,7 @@
 
 mod bed;
 mod frames;
+mod handover;
 mod host;
 mod jumbo;
 
@@ -70,10 +71,14 @@ fn trials(skip: bool) -> Vec<Trial> {
         let test = move || every_frame_is_answered(&options, count, window);
         Trial::test(format!("every frame is answered: {name}"), test)
     });
-    let tests: [(&str, Test); 18] = [
+    let tests: [(&str, Test); 19] = [
         ("two queues, two workers", two_queues),
         ("a frame's start moves", frame_start_moves),
         ("a full transmit ring", transmit_ring_full),
+        (
+            "sockets that change their owner",
+            handover::no_frame_is_lost,
+        ),
         ("frames passed to the kernel", kernel_path),
         ("one owner of an interface", one_owner),
         (
