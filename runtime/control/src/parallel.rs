@@ -34,3 +34,28 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R
     done.sort_unstable_by_key(|(at, _)| *at);
     done.into_iter().map(|(_, result)| result).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn work_runs_side_by_side_and_its_results_are_in_order() {
+        let begun = AtomicUsize::new(0);
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let meet = |item: &usize| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while begun.load(Ordering::Relaxed) < threads.min(2) {
+                assert!(Instant::now() < deadline, "it waits for the other alone");
+                std::thread::yield_now();
+            }
+            item * 2
+        };
+        let items: Vec<usize> = (0..9).collect();
+        let doubled: Vec<usize> = items.iter().map(|item| item * 2).collect();
+        assert_eq!(side_by_side(&items, meet), doubled);
+    }
+}

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::config::Tls;
 use waxwing_tests::moody_server::Mood;
 use waxwing_tests::servers::{TLS_NAME, TLS_PORT};
@@ -22,6 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(an_agent_check_sets_the_weight),
     scenario!(a_metric_of_a_page_becomes_a_signal),
     scenario!(a_custom_check_detects_a_long_queue),
+    scenario!(what_a_check_logs_is_in_the_status),
 ];
 
 /// Four checks of one TLS server differ in the expected server name, the trusted roots and the verification.
@@ -149,5 +151,31 @@ fn a_custom_check_detects_a_long_queue() -> Result<()> {
     waxwing.drop_in("queue_check.wasm", &module, Copy::Slow)?;
     thread::sleep(Duration::from_secs(2));
     wait_web(&waxwing, ["up"; 3])?;
+    waxwing.stop().map(drop)
+}
+
+fn what_a_check_logs_is_in_the_status() -> Result<()> {
+    const LINE: &str = "twelve waiting";
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    let data = format!(
+        "{}(data (i32.const 0x3000) \"{LINE}\")",
+        CheckWat::GOOD.more
+    );
+    let module = CheckWat {
+        more: data.leak(),
+        ..CheckWat::checking(
+            "(call $log (i32.const 0x3000) (i32.const 14)) (call $say (i32.const 7))",
+        )
+    };
+    fs::create_dir_all(&config.modules)?;
+    fs::write(config.modules.join("talks.wasm"), module.bytes())?;
+    config.service_mut("web")?.health = vec![quick("talks")];
+    let waxwing = start_all_up(&topology, &config)?;
+    let status = waxwing.status()?;
+    let check = &status.0["services"][0]["backends"][0]["health"]["checks"][0];
+    ensure!(check["log"] == serde_json::json!([LINE]), "{check}");
+    let text = waxwing.ask(&["status"])?.stdout;
+    ensure!(text.contains(&format!("log of talks: {LINE}")), "{text}");
     waxwing.stop().map(drop)
 }

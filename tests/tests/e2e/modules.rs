@@ -1,5 +1,6 @@
 //! Modules copied to the module folder of a balancer under load.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -199,7 +200,8 @@ fn a_canary_that_drops_every_flow_is_taken_back() -> Result<()> {
 fn a_quarantine_is_lifted_and_odd_files_are_named() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
-    let waxwing = Waxwing::start(&topology, &web(&topology))?;
+    let config = web(&topology);
+    let waxwing = Waxwing::start(&topology, &config)?;
     let shipped = hash(&waxwing)?;
     // Answers the test flows, and traps when it ticks.
     let ticks = Wat {
@@ -248,14 +250,27 @@ fn a_quarantine_is_lifted_and_odd_files_are_named() -> Result<()> {
 
     waxwing.drop_in("my policy.wasm", b"anything", Copy::Atomic)?;
     waxwing.drop_in("nothing.wasm", b"", Copy::Atomic)?;
-    for text in [
+    let texts = [
         "my policy.wasm: no service can name this file",
         "nothing.wasm is empty",
-    ] {
+        "cannot read the folder",
+    ];
+    let told = |text: &str| -> Result<()> {
         waxwing.wait_status(text, |status| {
             status.0["module_files"].to_string().contains(text)
         })?;
         waxwing.wait_log(text)?;
+        Ok(())
+    };
+    told(texts[0])?;
+    told(texts[1])?;
+    std::fs::remove_dir_all(&config.modules)?;
+    told(texts[2])?;
+    // The folder is looked at four times a second.
+    thread::sleep(Duration::from_secs(1));
+    let log = waxwing.log();
+    for text in texts {
+        ensure!(log.matches(text).count() == 1, "not once `{text}`:\n{log}");
     }
     waxwing.stop().map(drop)
 }

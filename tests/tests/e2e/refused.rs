@@ -117,7 +117,12 @@ fn check_tries_the_modules_and_their_configs() -> Result<()> {
         .push(HealthCheck::new("http").with("status = 'ok'"));
     let bad = check(config.to_toml()?)?;
     ensure!(!bad.status.success(), "a bad config passed: {}", bad.stdout);
-    assert_says(&bad, &["config.status", "checked.toml:"])
+    assert_says(&bad, &["config.status", "checked.toml:"])?;
+    // It points at the key, not at the whole table.
+    let said = format!("{}{}", bad.stdout, bad.stderr);
+    let marks = |line: &str| line.trim_start_matches([' ', '|']) == "^^^^^^";
+    ensure!(said.lines().any(marks), "not at `status`:\n{said}");
+    Ok(())
 }
 
 fn zero_copy_is_refused_where_the_driver_has_none() -> Result<()> {

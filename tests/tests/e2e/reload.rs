@@ -9,6 +9,7 @@ use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::topology::{VIP4, server4};
 use waxwing_tests::{Backend, Config, Layout, Load, Tally, Topology, Waxwing, actors};
 
+use crate::consequences::stay;
 use crate::traffic::{assert_served, web};
 use crate::{Scenario, scenario};
 
@@ -116,6 +117,13 @@ fn a_reload_says_what_it_changed() -> Result<()> {
     let said = waxwing.reload(&drained)?;
     ensure!(
         said.contains(": 1 backend changed, 0 sessions touched"),
+        "{said}"
+    );
+    let (_open, place) = stay(&topology)?;
+    drained.service_mut("web")?.backends.remove(place);
+    let said = waxwing.reload(&drained)?;
+    ensure!(
+        said.ends_with(": -1 backend, 1 session touched\n"),
         "{said}"
     );
     waxwing.stop().map(drop)

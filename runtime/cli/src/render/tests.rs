@@ -119,12 +119,14 @@ dns      down    0  12          0  no backend takes new sessions
     assert_eq!(health(&report), text);
 }
 
+/// The weight is that of the config: a drained backend has 0 for the workers.
 #[test]
-fn a_backends_sessions_are_shown_by_phase() {
+fn a_backends_weight_and_sessions_by_phase_are_shown() {
     let mut shown = Status::default();
     shown.services.push(ServiceStatus {
         backends: vec![BackendStatus {
             name: Some("s1".into()),
+            configured_weight: Some(7),
             active: 24,
             half_open: 1,
             closing: 300,
@@ -135,12 +137,12 @@ fn a_backends_sessions_are_shown_by_phase() {
     });
     let text = status(&shown);
     for cells in [
-        &["ACTIVE", "HALF-OPEN", "CLOSING", "TOTAL"],
-        &["24", "1", "300", "600"],
+        &["WEIGHT", "ACTIVE", "HALF-OPEN", "CLOSING", "TOTAL"],
+        &["7", "24", "1", "300", "600"],
     ] {
         let is_row = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            words.windows(4).any(|window| window == cells)
+            words.windows(5).any(|window| window == cells)
         };
         assert!(text.lines().any(is_row), "{cells:?} in {text}");
     }

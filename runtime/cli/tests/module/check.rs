@@ -133,6 +133,37 @@ fn an_invalid_module_fails_with_a_reason() {
     module(&["check", &wat(&folder, "good", "", "")]).succeeds_with(&["good passes", "no SDK"]);
 }
 
+/// It passes: a policy may mean to.
+#[test]
+fn what_a_policy_does_with_its_test_flows_is_told() {
+    let folder = TempDir::new().unwrap();
+    // The same pick for each flow of a batch.
+    let all = |pick: &str| {
+        format!(
+            "(local $i i32)
+             (loop $next
+               (i32.store (i32.add (i32.const 6144) (i32.shl (local.get $i) (i32.const 2))) {pick})
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br_if $next (i32.lt_u (local.get $i) (local.get 1))))"
+        )
+    };
+    for (name, pick, expected) in [
+        ("drops", "(i32.const -1)", "with 3 backends it drops "),
+        ("leaves", "(i32.const -2)", "with 3 backends it leaves "),
+        ("one", "(i32.const 0)", "with 3 backends it gives all "),
+    ] {
+        let path = wat(&folder, name, &all(pick), "");
+        module(&["check", &path]).succeeds_with(&[&format!("\nwarning: {expected}")]);
+        let report = module(&["check", &path, "--json"]).json();
+        let warnings = report["module"]["warnings"].as_array().unwrap();
+        let is_told = |warning: &Value| warning.as_str().unwrap().starts_with(expected);
+        assert!(warnings.iter().any(is_told), "{report}");
+    }
+    let maglev = shipped(&folder, "maglev");
+    let report = module(&["check", &maglev, "--json"]).json();
+    assert_eq!(report["module"]["warnings"], serde_json::json!([]));
+}
+
 #[test]
 fn a_policy_too_slow_for_thousands_of_backends_still_serves_few() {
     let folder = TempDir::new().unwrap();

@@ -71,6 +71,8 @@ fn sessions_are_counted_by_phase() {
     }
     let opened = world.shared.gauges.opened(BACKEND);
     assert_eq!((opened, world.shared.gauges.refused(BACKEND)), (2, 1));
+    let failed = [0, 1].map(|worker| world.shared.gauges.failed_here(worker, BACKEND));
+    assert_eq!(failed, [1, 0], "the refusal, at the worker that opened it");
     world.sweep_round(1, Duration::from_secs(86_400));
     let left = world.shared.gauges.sessions(BACKEND);
     assert_eq!(left, SessionCounts::default());
@@ -228,6 +230,9 @@ fn a_retransmitted_syn_counts_once() {
             }
             let found = world.counted(0, |backend| &backend.syn_repeated);
             assert_eq!(found, counted, "{what}, {workers} workers");
+            let failed = world.shared.gauges.failed_here(0, BACKEND);
+            let refused = world.shared.gauges.refused(BACKEND);
+            assert_eq!(u64::from(failed), counted + refused, "{what}");
         }
     }
     // An immediate answer.

@@ -129,7 +129,8 @@ pub(crate) fn inherit(new: &mut dyn Policy, old: &mut dyn Policy, backends: u32)
     new.inherit(old, context);
 }
 
-fn snapshot(backends: u32) -> Snapshot {
+/// Returns the service with so many backends, as workers see it.
+pub(crate) fn snapshot(backends: u32) -> Snapshot {
     let service = Service {
         id: SERVICE,
         name: "web".into(),

@@ -149,10 +149,11 @@ fn roomy() -> Wat {
 
 #[test]
 fn a_changed_backend_is_told_with_its_live_numbers() {
-    // Takes over the sessions of backend 5, at offset 20 of its record, as the next pick.
+    // The next pick is the weight and the sessions of backend 5, at offsets 16 and 20 of its record.
     let run = Run::of(Wat {
         more: changed(
-            "(i32.store (i32.const 36) (i32.load (i32.const 0x2154)))
+            "(i32.store (i32.const 36)
+               (i32.add (i32.load (i32.const 0x2150)) (i32.load (i32.const 0x2154))))
              (i32.store (i32.const 32) (i32.const 0)) (i32.const 1)",
         ),
         ..COUNTS
@@ -160,7 +161,7 @@ fn a_changed_backend_is_told_with_its_live_numbers() {
     let mut old = run.bind(&[service(&[1; 9])]);
     let mut new = run.bind(&[service(&[2; 9])]);
     inherit(&mut *new, &mut *old, 9);
-    assert_eq!(next(&mut new, 9), Ok(Pick::Backend(5)));
+    assert_eq!(next(&mut new, 9), Ok(Pick::Backend(7)));
 }
 
 #[test]

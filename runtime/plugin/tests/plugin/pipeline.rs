@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{host_with, pick, service};
-use waxwing_dataplane::{Pick, PolicyFault};
+use crate::common::{host_with, pick, service, snapshot};
+use waxwing_dataplane::policy::TickContext;
+use waxwing_dataplane::{BackendId, Gauges, Now, Pick, PolicyFault};
 use waxwing_plugin::{
     BoundModule, CanaryRules, CompileLimits, Compiler, FaultReport, Host, HostOptions,
     ModuleSource, ModuleStatus, Recovery, ServiceBinding,
@@ -177,6 +178,33 @@ fn a_canary_that_drops_every_flow_is_quarantined_and_the_build_before_serves() {
         "failed on its first worker: web: drops 100 % of 30 (the serving build 0 % of 30)"
     );
     assert_eq!(shown.canary, None);
+}
+
+#[test]
+fn a_canary_whose_sessions_are_refused_is_quarantined() {
+    let (folder, host) = Folder::serving(Duration::from_millis(1));
+    folder.put(SECOND);
+    let mut bound = work(&host);
+    let gauges = Gauges::new(2, 2);
+    for _ in 0..30 {
+        chosen(&mut bound);
+        gauges.fail(0, BackendId(1));
+    }
+    for policy in &mut bound.policies {
+        policy.tick(TickContext {
+            now: Now::from_start(LONG),
+            snapshot: &snapshot(2),
+            gauges: &gauges,
+        });
+    }
+    let ends = host.canary_ends().expect("a canary");
+    std::thread::sleep(ends.saturating_duration_since(Instant::now()));
+    host.judge_canaries();
+    assert_eq!(chosen(&mut work(&host)), [Pick::Backend(0); 2]);
+    assert_eq!(
+        status(&host).quarantined[0].reason,
+        "failed on its first worker: web: has refused or unanswered 100 % of 30 (the serving build 0 % of 30)"
+    );
 }
 
 #[test]

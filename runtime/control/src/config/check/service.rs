@@ -78,18 +78,9 @@ fn health_checks(service: &Service, problems: &mut Problems) {
 }
 
 fn tcp_only(service: &Service, problems: &mut Problems) {
-    if service.protocol.value == Protocol::Tcp {
-        return;
-    }
-    let retries = service.health.on_refused == OnRefused::Retry;
-    let keys = [
-        (service.health.ejection.is_some(), "[service.ejection]"),
-        (retries, "`on_refused`"),
-    ];
-    for (_, key) in keys.iter().filter(|(is_set, _)| *is_set) {
-        let text = format!(
-            "{key} has no effect on UDP, where a backend cannot refuse a connection; remove it"
-        );
+    let is_udp = service.protocol.value == Protocol::Udp;
+    if is_udp && service.health.on_refused == OnRefused::Retry {
+        let text = "`on_refused` has no effect on UDP, where a backend cannot refuse a connection; remove it";
         problems.warn(service.span, text);
     }
 }

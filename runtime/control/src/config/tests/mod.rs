@@ -8,6 +8,8 @@ mod many_ports;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use waxwing_plugin::CanaryRules;
+
 use super::schema::{ROOT, Shape};
 use super::{Config, Poll, Position, Problem, Severity, Unserved, ZeroCopy, values};
 
@@ -52,7 +54,8 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn the_base_and_the_examples_are_valid() {
-    for text in [BASE, MINIMAL, FULL, TRANSPARENT] {
+    let udp = BASE.replace("tcp", "udp") + "[service.ejection]\nfailures = 3\n";
+    for text in [BASE, MINIMAL, FULL, TRANSPARENT, &udp] {
         let (config, warnings) = Config::parse(text, path())
             .map_err(|e| e.to_string())
             .unwrap();
@@ -126,6 +129,22 @@ fn the_full_example_shows_every_key_and_its_default() {
     assert_eq!(full.services[0].timeouts, base.services[0].timeouts);
     assert_eq!(full.services[0].mid_stream, base.services[0].mid_stream);
     assert_eq!(full.return_plan(), base.return_plan());
+}
+
+#[test]
+fn each_limit_of_a_canary_is_read() {
+    let text = "[canary]\ntime = \"3s\"\nflows_min = 4\nmore_drops = 5\nmore_fallbacks = 6\n\
+                more_failures = 7\none_backend = 8\n";
+    let (config, _) = Config::parse(&format!("{text}{BASE}"), path()).unwrap();
+    let expected = CanaryRules {
+        time: Duration::from_secs(3),
+        flows_min: 4,
+        more_drops: 5,
+        more_fallbacks: 6,
+        more_failures: 7,
+        one_backend: 8,
+    };
+    assert_eq!(config.canary, expected);
 }
 
 /// A date fits no key, so each key that is read reports it.
@@ -245,6 +264,10 @@ fn a_config_that_can_run_but_looks_wrong_gets_a_warning() {
         (
             format!("{BASE}[service.timeouts]\nudp = \"120s\""),
             "13:7: warning: `udp` has no effect",
+        ),
+        (
+            BASE.replace("\"tcp\"", "\"udp\"\non_refused = \"retry\""),
+            "3:1: warning: `on_refused` has no effect on UDP",
         ),
         (
             format!("[workers]\npin = false\ncpus = [1]\n{BASE}"),
