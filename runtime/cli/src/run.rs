@@ -42,6 +42,9 @@ const BLOCKING_THREADS: usize = 4;
 /// The hidden command with which the program runs itself to compile modules.
 pub(crate) const COMPILE: &str = "compile-modules";
 
+/// How long the start waits for modules to be compiled for whose names other builds can serve.
+const COMPILE_AT_START_MAX: Duration = Duration::from_secs(2);
+
 /// The modules built into the program.
 const SHIPPED: Shipped = Shipped {
     policies: shipped::MODULES,
@@ -65,6 +68,7 @@ fn modules(compiling: CompileService) -> ModuleOptions {
         compiler: Compiler::Service(Arc::new(compiling), CompileLimits::default()),
         cache: CodeCache::open(&cache_folder()).map(Arc::new),
         state: None,
+        start_within: None,
     }
 }
 
@@ -158,6 +162,7 @@ async fn begin(
 ) -> Result<(Control, WorkerThreads)> {
     let modules = ModuleOptions {
         state: Some(state_folder()),
+        start_within: Some(COMPILE_AT_START_MAX),
         ..modules(compiling)
     };
     let checked = preflight::load(path, modules).await?;

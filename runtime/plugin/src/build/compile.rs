@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::build::compile_service::{CompileLimits, CompileService, Compiled};
 use crate::build::engine::Engine;
@@ -24,6 +25,18 @@ pub enum Compiler {
 }
 
 impl Compiler {
+    /// Returns the same with less wall-clock time, if there is less until then.
+    pub(crate) fn until(&self, until: Option<Instant>) -> Self {
+        match (self, until) {
+            (Self::Service(service, limits), Some(until)) => {
+                let left = until.saturating_duration_since(Instant::now());
+                let wall = limits.wall.min(left);
+                Self::Service(Arc::clone(service), CompileLimits { wall, ..*limits })
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Compiles a validated module.
     pub(crate) fn compile(
         &self,

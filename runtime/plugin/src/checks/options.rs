@@ -26,6 +26,8 @@ pub struct CheckOptions {
     pub cache: Option<Arc<CodeCache>>,
     /// The folder of what survives a restart; `None`: nothing does.
     pub state: Option<PathBuf>,
+    /// As [`HostOptions::start_within`](crate::HostOptions::start_within).
+    pub start_within: Option<Duration>,
     /// The most checks that run at once, at least 1; others wait for a slot. Address space for this many
     /// instances is reserved, some 16 MiB each.
     pub at_once: u32,
@@ -70,6 +72,7 @@ impl Default for CheckOptions {
             compiler: Compiler::default(),
             cache: None,
             state: None,
+            start_within: None,
             at_once: AT_ONCE_MAX,
             connections_max: u32::MAX,
             run: RunLimits::default(),
