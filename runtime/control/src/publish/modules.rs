@@ -18,6 +18,7 @@ use waxwing_plugin::{
     HostOptions, ModuleError, ModuleStatus, Refusal, ServiceBinding,
 };
 
+use crate::admin::connections::connections_max;
 use crate::config::{self, ClusterKey, Config, Problem, Service, Span};
 use crate::health::{self, Effects};
 use crate::parallel::side_by_side;
@@ -83,7 +84,8 @@ impl Modules {
             ..CheckOptions::default()
         };
         let files = rustix::process::getrlimit(Resource::Nofile).current;
-        let options = options.within_open_files(files.unwrap_or(u64::MAX));
+        let files = files.unwrap_or(u64::MAX);
+        let options = options.within_open_files(files, connections_max());
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = HostOptions {
             compiler,

@@ -43,15 +43,16 @@ pub struct CheckOptions {
 /// The most checks at once, however many files may be open.
 const AT_ONCE_MAX: u32 = 1024;
 
-/// Open files for everything but checks: sockets, maps, admin clients, module files, compilers.
+/// Open files for everything but checks and admin clients: sockets, maps, module files, compilers.
 const OTHER_FILES: u64 = 256;
 
 impl CheckOptions {
-    /// Limits the runs at once and their connections for a process that may open this many files: all but
-    /// 256, but at least half.
+    /// Limits the runs at once and their connections for a process that may open this many files: all but 256
+    /// and those of admin clients, but at least half.
     #[must_use]
-    pub fn within_open_files(self, files: u64) -> Self {
-        let share = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+    pub fn within_open_files(self, files: u64, clients: u64) -> Self {
+        let others = OTHER_FILES + clients;
+        let share = files.saturating_sub(others).max(files / 2).max(1);
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         Self {
             at_once: self.at_once.min(share),
