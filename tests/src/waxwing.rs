@@ -22,6 +22,9 @@ use crate::topology::Topology;
 /// busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The environment variable with the user that the balancer of every scenario runs as; root without it.
+const USER: &str = "WAXWING_TEST_USER";
+
 /// How a file is copied to the watched folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Copy {
@@ -38,6 +41,8 @@ pub struct Waxwing<'a> {
     process: Option<Process>,
     /// A command line that runs before the program.
     wrapper: Vec<String>,
+    /// The user that it runs as; root if there is none.
+    user: Option<String>,
     config: PathBuf,
     socket: PathBuf,
     modules: PathBuf,
@@ -50,6 +55,18 @@ impl<'a> Waxwing<'a> {
     /// The balancer ended, or did not answer in time; the text has its log.
     pub fn start(topology: &'a Topology, config: &Config) -> Result<Self> {
         Self::start_under(topology, config, &[])
+    }
+
+    /// Like [`Waxwing::start`], as another user.
+    ///
+    /// # Errors
+    /// As [`Waxwing::start`].
+    pub fn start_as(topology: &'a Topology, config: &Config, user: Option<&str>) -> Result<Self> {
+        let mut waxwing = Self::prepare(topology, config)?;
+        waxwing.user = user.map(str::to_owned).or(waxwing.user.take());
+        waxwing.run()?;
+        waxwing.wait_ready()?;
+        Ok(waxwing)
     }
 
     /// Like [`Waxwing::start`], by a command line (`sh -c …`) to which the program's is appended.
@@ -71,24 +88,38 @@ impl<'a> Waxwing<'a> {
     }
 
     fn spawn_under(topology: &'a Topology, config: &Config, wrapper: &[&str]) -> Result<Self> {
-        fs::create_dir_all(&config.modules)?;
-        let path = topology.scratch.write("waxwing.toml", config.to_toml()?)?;
-        let mut waxwing = Self {
-            topology,
-            process: None,
-            wrapper: wrapper.iter().map(ToString::to_string).collect(),
-            config: path,
-            socket: config.socket().to_owned(),
-            modules: config.modules.clone(),
-        };
+        let mut waxwing = Self::prepare(topology, config)?;
+        waxwing.wrapper = wrapper.iter().map(ToString::to_string).collect();
         waxwing.run()?;
         Ok(waxwing)
     }
 
+    fn prepare(topology: &'a Topology, config: &Config) -> Result<Self> {
+        fs::create_dir_all(&config.modules)?;
+        Ok(Self {
+            topology,
+            process: None,
+            wrapper: Vec::new(),
+            user: std::env::var(USER).ok(),
+            config: topology.scratch.write("waxwing.toml", config.to_toml()?)?,
+            socket: config.socket().to_owned(),
+            modules: config.modules.clone(),
+        })
+    }
+
     fn run(&mut self) -> Result<()> {
-        let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
+        let script = every_user_may_open_tun(self.topology);
+        let prefix: &[&str] = match &self.user {
+            Some(_) => &["unshare", "--mount", "sh", "-c", &script],
+            None => &[],
+        };
+        let wrapper = self.wrapper.iter().map(String::as_str);
+        let wrapper: Vec<&str> = prefix.iter().copied().chain(wrapper).collect();
         let mut command = self.topology.balancer_command(&wrapper)?;
         command.args(["run", "--config"]).arg(&self.config);
+        if let Some(user) = &self.user {
+            command.args(["--user", user]);
+        }
         self.process = Some(Process::spawn("waxwing", &command)?);
         Ok(())
     }
@@ -340,6 +371,16 @@ impl<'a> Waxwing<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns a shell's script that runs its arguments with a `/dev/net/tun` as udev makes it; a machine without
+/// udev has one that only root may open.
+fn every_user_may_open_tun(topology: &Topology) -> String {
+    let tun = topology.scratch.path().join("tun");
+    let tun = tun.display();
+    format!(
+        "[ -e {tun} ] || mknod -m 666 {tun} c 10 200; mount --bind {tun} /dev/net/tun; exec \"$0\" \"$@\""
+    )
 }
 
 impl Drop for Waxwing<'_> {

@@ -121,6 +121,7 @@ fn unsafe_code_lives_behind_its_fences() {
         "runtime/dataplane/src/prefetch.rs",
         "runtime/dataplane/src/session/memory.rs",
         "runtime/plugin/src/build/compile.rs",
+        "runtime/plugin/src/build/compile_service.rs",
         "runtime/xdp/src",
         "sdk/src/export.rs",
         "sdk/src/health/guest.rs",

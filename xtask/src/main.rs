@@ -47,8 +47,8 @@ cargo xtask COMMAND
       --seed N            replays the events of an earlier run
       --only WORD         only events whose names contain it; can be repeated
       --without WORD      no such events; can be repeated
-  fuzz [--seconds N]    coverage-guided fuzzing of the hot path and rings, N seconds per target (600);
-                        installs cargo-fuzz if missing
+  fuzz [--seconds N]    coverage-guided fuzzing of the hot path, the rings and the module loader, N seconds
+                        per target (600); installs cargo-fuzz if missing
   bench [FILTER]        the criterion benches, and a table of what each policy's pick costs
   bench instructions [--keep | PART]
                         instructions per packet, beside those in benches/instructions.md; `--keep` writes

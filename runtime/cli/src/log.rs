@@ -19,6 +19,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use waxwing_control::admin::log::LogState;
 
+use crate::priority::lower_priority;
+
 /// The log filter unless `RUST_LOG` is set. The netlink library warns of each record of a newer kernel that
 /// is longer than it knows, so only its errors are logged.
 const FILTER: &str = "info,netlink_packet_route=error";
@@ -78,9 +80,10 @@ impl Log {
             state: Arc::default(),
         };
         let (queued_bytes, state) = (Arc::clone(&log.queued_bytes), Arc::clone(&log.state));
-        thread::Builder::new()
-            .name("log".into())
-            .spawn(move || write_all(&entries, Sink::new(sink), &queued_bytes, &state))?;
+        thread::Builder::new().name("log".into()).spawn(move || {
+            lower_priority();
+            write_all(&entries, Sink::new(sink), &queued_bytes, &state);
+        })?;
         Ok(log)
     }
 

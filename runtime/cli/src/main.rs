@@ -4,8 +4,12 @@
 //! prints results.
 
 mod attached;
+mod calls;
+mod folders;
 mod log;
 mod module;
+mod priority;
+mod privileges;
 mod query;
 mod render;
 mod run;
@@ -34,6 +38,10 @@ enum Command {
         /// The config file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// The user to run as after the start, which needs root. It must be able to read the config, the
+        /// modules and certificates.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
     },
     /// Checks a config and this system, and reports all problems.
     Check {
@@ -91,13 +99,9 @@ enum Command {
         #[command(subcommand)]
         command: module::Command,
     },
-    /// Compiles a module from standard input within limits; `run` starts it as a child process.
+    /// Compiles modules that arrive by a socket on standard input; `run` and `check` start it.
     #[command(name = run::COMPILE, hide = true)]
-    CompileModule {
-        cpu_s: u64,
-        memory_bytes: u64,
-        kind: String,
-    },
+    CompileModules,
 }
 
 #[derive(Args)]
@@ -139,13 +143,13 @@ struct OnlyServices {
 #[derive(Args)]
 struct AdminAddress {
     /// The balancer's admin socket.
-    #[arg(long, value_name = "PATH", default_value = "/run/waxwing.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/waxwing/waxwing.sock")]
     socket: PathBuf,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config } => return run::run(&config),
+        Command::Run { config, user } => return run::run(&config, user.as_deref()),
         Command::Check { config } => run::check(&config),
         Command::Status { admin, json, only } => {
             return exit(query::status(&admin.socket, json, only.services.as_deref()));
@@ -165,11 +169,7 @@ fn main() -> ExitCode {
             BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled),
             BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled),
         },
-        Command::CompileModule {
-            cpu_s,
-            memory_bytes,
-            kind,
-        } => waxwing_plugin::compile_child(cpu_s, memory_bytes, &kind).map_err(Into::into),
+        Command::CompileModules => waxwing_plugin::serve_compiler().map_err(Into::into),
         Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };

@@ -1,14 +1,14 @@
 //! `waxwing run` and `waxwing check`.
 //!
-//! Invariant: shutdown follows one order, even after a worker's panic: first the workers, which give their
-//! frames back, then the XDP program on the interfaces, then the process. The kernel always gets its
-//! interfaces back.
+//! Invariant: rights are given up before the first thread starts. Shutdown follows one order, even after a
+//! worker's panic: first the workers, which give their frames back, then the XDP program on the interfaces,
+//! then the process. The kernel always gets its interfaces back.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,24 +24,26 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
-use waxwing_plugin::{CodeCache, CompileLimits, Compiler};
+use waxwing_plugin::{CodeCache, CompileLimits, CompileService, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
 use crate::attached::SharedAttached;
+use crate::folders::{cache_folder, state_folder};
 use crate::log::Log;
+use crate::priority::lower_priority;
 use crate::query::print;
-use crate::shipped;
 use crate::workers::{Launch, WorkerThreads};
-
-/// The scheduling priority of control threads, below the workers'.
-const CONTROL_NICE: i32 = 5;
+use crate::{calls, privileges, shipped};
 
 /// The threads for work that blocks: a change of the control loop, a compilation, the sessions of a gateway
 /// that moved, and one to spare.
 const BLOCKING_THREADS: usize = 4;
 
-/// The hidden command with which the program runs itself to compile a module.
-pub(crate) const COMPILE: &str = "compile-module";
+/// The hidden command with which the program runs itself to compile modules.
+pub(crate) const COMPILE: &str = "compile-modules";
+
+/// How long the start waits for modules to be compiled for whose names other builds can serve.
+const COMPILE_AT_START_MAX: Duration = Duration::from_secs(2);
 
 /// The modules built into the program.
 const SHIPPED: Shipped = Shipped {
@@ -49,37 +51,31 @@ const SHIPPED: Shipped = Shipped {
     checks: shipped::HEALTH_CHECKS,
 };
 
-/// The folder of machine code, unless systemd names one (`CacheDirectory=`).
-const CACHE: &str = "/var/cache/waxwing";
-
-/// The folder of what survives a restart, unless systemd (`StateDirectory=`) or the config names one.
-const STATE: &str = "/var/lib/waxwing";
-
-/// Returns what makes machine code of modules: this program as a child process. `/proc/self/exe` still works
-/// after the program's file was replaced.
-fn modules() -> ModuleOptions {
-    ModuleOptions {
-        shipped: SHIPPED,
-        compiler: Compiler::Child {
-            program: "/proc/self/exe".into(),
-            arguments: vec![COMPILE.to_owned()],
-            limits: CompileLimits::default(),
-        },
-        cache: CodeCache::open(&folder("CACHE_DIRECTORY", CACHE)).map(Arc::new),
-        state: None,
-    }
+/// Starts this program as the process that compiles modules. `/proc/self/exe` works even if the program's
+/// file was replaced meanwhile.
+fn compile_service() -> Result<CompileService> {
+    let mut program = Command::new("/proc/self/exe");
+    program.arg(COMPILE);
+    CompileService::start(program).context(
+        "cannot start the process that compiles modules; check the limit of processes and threads \
+         (`ulimit -u`, systemd: TasksMax=)",
+    )
 }
 
-/// Returns the folder that systemd names in a variable, otherwise the default.
-fn folder(variable: &str, default: &str) -> PathBuf {
-    let folders = std::env::var(variable).unwrap_or_else(|_| default.to_owned());
-    // systemd separates several folders by colons.
-    folders.split(':').next().unwrap_or(default).into()
+fn modules(compiling: CompileService) -> ModuleOptions {
+    ModuleOptions {
+        shipped: SHIPPED,
+        compiler: Compiler::Service(Arc::new(compiling), CompileLimits::default()),
+        cache: CodeCache::open(&cache_folder()).map(Arc::new),
+        state: None,
+        start_within: None,
+    }
 }
 
 /// `waxwing check`.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let checked = runtime()?.block_on(preflight::load(path, modules()))?;
+    let modules = modules(compile_service()?);
+    let checked = runtime()?.block_on(preflight::load(path, modules))?;
     for warning in &checked.warnings {
         print(&format!("{warning}\n"))?;
     }
@@ -95,15 +91,15 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 }
 
 /// `waxwing run`.
-pub(crate) fn run(path: &Path) -> ExitCode {
-    let log = match Log::init() {
-        Ok(log) => log,
+pub(crate) fn run(path: &Path, user: Option<&str>) -> ExitCode {
+    let (log, compiling) = match prepare(path, user) {
+        Ok(prepared) => prepared,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "cannot start the thread of the log: {error}");
+            let _ = writeln!(io::stderr(), "{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = serve(path, &log);
+    let outcome = serve(path, &log, compiling);
     if let Err(error) = &outcome {
         log.put(&format!("{error:#}\n"));
     }
@@ -114,8 +110,17 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     }
 }
 
+/// Starts the process that compiles, gives up rights, and starts the log, in this order: the first needs
+/// rights, the last starts a thread.
+fn prepare(path: &Path, user: Option<&str>) -> Result<(Log, CompileService)> {
+    let compiling = compile_service()?;
+    privileges::give_up(path, user)?;
+    let log = Log::init().context("cannot start the thread of the log")?;
+    Ok((log, compiling))
+}
+
 /// Balances until a signal, or until something that the program needs has failed.
-fn serve(path: &Path, log: &Log) -> Result<()> {
+fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
@@ -126,7 +131,7 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
     tracing::info!("waxwing {} starts", env!("CARGO_PKG_VERSION"));
     let begun = runtime.block_on(async {
         tokio::select! {
-            begun = begin(path, log, started) => begun.map(Some),
+            begun = begin(path, log, compiling, started) => begun.map(Some),
             () = signals.end() => Ok(None),
         }
     });
@@ -149,10 +154,16 @@ fn serve(path: &Path, log: &Log) -> Result<()> {
 
 /// Checks the config, attaches to its ports and starts the workers. They forward nothing before
 /// [`Control::run`].
-async fn begin(path: &Path, log: &Log, started: Instant) -> Result<(Control, WorkerThreads)> {
+async fn begin(
+    path: &Path,
+    log: &Log,
+    compiling: CompileService,
+    started: Instant,
+) -> Result<(Control, WorkerThreads)> {
     let modules = ModuleOptions {
-        state: Some(folder("STATE_DIRECTORY", STATE)),
-        ..modules()
+        state: Some(state_folder()),
+        start_within: Some(COMPILE_AT_START_MAX),
+        ..modules(compiling)
     };
     let checked = preflight::load(path, modules).await?;
     for warning in &checked.warnings {
@@ -181,6 +192,7 @@ async fn begin(path: &Path, log: &Log, started: Instant) -> Result<(Control, Wor
         started,
     };
     let (control, channels) = Control::prepare(setup).await?;
+    calls::filter_control()?;
     let workers = launch.start(worker_parts, channels)?;
     attached.set_workers(workers.gate());
     lower_priority();
@@ -251,13 +263,6 @@ fn without_panic<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let text = panic.downcast_ref::<String>();
         Err(io::Error::other(text.cloned().unwrap_or_default()))
     })
-}
-
-/// Lowers the current thread's priority below the workers': compiling and answering requests can wait for
-/// a batch, but a batch must not wait for them.
-fn lower_priority() {
-    // A failure costs only latency.
-    let _ = rustix::process::setpriority_process(None, CONTROL_NICE);
 }
 
 fn ports(config: &Config) -> Vec<PortOptions> {

@@ -16,10 +16,8 @@ use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Epoch, Now};
 use waxwing_xdp::{WorkerSockets, XdpIo};
 
-/// The scheduling priority of a worker, which leaves other threads on its CPU about a tenth of it. (Over a
-/// thousand module swaps on two busy CPUs, the 99.9th percentile of batch times was 4 times that of a
-/// quiet run without this, and is 1.4 times with it.)
-const WORKER_NICE: i32 = -10;
+use crate::calls;
+use crate::priority::WORKER_NICE;
 
 /// What starts the workers, one thread each.
 pub(crate) struct Launch {
@@ -102,6 +100,9 @@ fn prepare_thread(number: usize, cpu: Option<usize>) {
         tracing::warn!("cannot raise the priority of worker {number}: {error}");
     }
     waxwing_plugin::prepare_thread();
+    if let Err(error) = calls::filter_worker() {
+        tracing::warn!("worker {number}: {error:#}");
+    }
 }
 
 /// Runs a worker until it is told to stop. Returns whether it gave all its frames back.

@@ -162,6 +162,11 @@ pub enum Refusal {
     /// The compiler refused it or reached its limits.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// It takes long to compile, which the start does not wait for.
+    #[error(
+        "is compiled after the start, which does not wait for it; another build serves until then"
+    )]
+    Later,
     /// The compiler's process could not be run.
     #[error(
         "the compiler's process failed: {0}; check the limits of processes, memory and open files, then \

@@ -6,7 +6,7 @@
 //! [`Policy`](waxwing_dataplane::Policy). Five layers bound what a module can do:
 //!
 //! - `build::validate` reads its bytes before anything is compiled: imports, exports, sizes;
-//! - `build::compile` compiles it in a child process with resource limits;
+//! - `build::compile_service` compiles it in a confined process with resource limits;
 //! - `build::engine` gives it a memory limit, a small stack and a time budget for each call;
 //! - `policy::bind` and `policy::regions` check every address that it gives, once;
 //! - `policy::instance` checks every answer that it gives, always.
@@ -19,8 +19,8 @@
 //!
 //! [`trial`] runs one module without a balancer, for the authors' tools.
 //!
-//! Deliberately absent: imports for policies, of any kind; unsafe code, except the one call in
-//! `build::compile` that loads machine code.
+//! Deliberately absent: imports for policies, of any kind; unsafe code, except the call in `build::compile`
+//! that loads machine code, and the fork in `build::compile_service`.
 
 #![warn(missing_docs)]
 
@@ -35,7 +35,8 @@ mod text;
 pub mod trial;
 
 pub use build::cache::CodeCache;
-pub use build::compile::{CompileError, CompileLimits, Compiler, compile_child};
+pub use build::compile::Compiler;
+pub use build::compile_service::{CompileError, CompileLimits, CompileService, serve_compiler};
 pub use build::engine::prepare_thread;
 pub use build::module::{BuildCounters, CompiledModule, ModuleHash, ModuleSource};
 pub use build::read::is_module_name;

@@ -17,6 +17,8 @@ use crate::XdpError;
 use crate::options::CHUNKS_MAX;
 use crate::sys::{self, InterfaceRequest};
 
+/// The device that makes TAP devices.
+const DEVICE: &str = "/dev/net/tun";
 /// `struct virtio_net_hdr` (`<linux/virtio_net.h>`), and its flag `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const VNET_HEADER_LEN: usize = 10;
 const NEEDS_CHECKSUM: u8 = 1;
@@ -62,7 +64,7 @@ impl Tap {
                 .read(true)
                 .write(true)
                 .custom_flags(libc::O_NONBLOCK);
-            options.open("/dev/net/tun").map(Arc::new)
+            options.open(DEVICE).map(Arc::new).map_err(explain)
         };
         let queues = (0..workers).map(open).collect::<io::Result<_>>();
         let mut tap = Self {
@@ -133,6 +135,16 @@ impl Tap {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Says who may open the device.
+fn explain(error: io::Error) -> io::Error {
+    let remedy =
+        format!("{DEVICE}: {error}; every user may open it where udev runs (chmod 0666 {DEVICE})");
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(error.kind(), remedy),
+        _ => error,
     }
 }
 

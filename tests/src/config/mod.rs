@@ -173,7 +173,7 @@ impl Config {
             sessions_max: 100_000,
             poll: "adaptive",
             admin: Admin {
-                socket: directory.join("waxwing.sock"),
+                socket: directory.join("run/waxwing.sock"),
             },
             ports: ports.collect(),
             ..Self::default()

@@ -14,6 +14,8 @@ mod work;
 
 use crate::wat::Wat;
 
+pub use size::compile_bomb;
+
 /// The reason when a call takes too long.
 const TIME: &str = "ran past its time budget";
 

@@ -37,16 +37,24 @@ fn sizes() -> Vec<Hostile> {
     .into()
 }
 
-/// Returns modules that the compiler rejects or does not compile in time.
-fn bombs() -> Vec<Hostile> {
-    const STAGE: &str = "cannot be compiled";
+/// Returns a valid module that the compiler takes minutes for. Modules with other names are other builds.
+pub fn compile_bomb(name: &str) -> Vec<u8> {
     let loops = format!(
         "(func {} {})",
         "loop ".repeat(40_000),
         "end ".repeat(40_000)
     );
+    with(format!(
+        "{} (func (export \"bomb{name}\"))",
+        loops.repeat(5)
+    ))
+}
+
+/// Returns modules that the compiler rejects or does not compile in time.
+fn bombs() -> Vec<Hostile> {
+    const STAGE: &str = "cannot be compiled";
     rows! {
-        "five times 40,000 loops, one in the other": with(loops.repeat(5))
+        "five times 40,000 loops, one in the other": compile_bomb("")
             => "make the module's functions smaller";
         "a jump to 100,000 places": with(jump(100_000)) => "`br_table` has";
     }

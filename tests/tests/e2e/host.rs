@@ -35,7 +35,7 @@ fn problems(status: &Status) -> String {
 }
 
 /// Waits until a problem with this text is in the status, or until no problem is.
-fn wait_problem(waxwing: &Waxwing<'_>, text: Option<&str>) -> Result<()> {
+pub(crate) fn wait_problem(waxwing: &Waxwing<'_>, text: Option<&str>) -> Result<()> {
     let is = |status: &Status| match text {
         Some(text) => problems(status).contains(text),
         None => problems(status) == "[]",

@@ -25,6 +25,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         after_a_kill_the_last_good_build_serves_for_a_bad_file,
         "curl"
     ),
+    scenario!(modules_that_compile_for_long_delay_no_start).heavy(),
     scenario!(hostile_checks_make_no_other_check_late).alone(),
 ];
 
@@ -221,6 +222,44 @@ fn after_a_kill_the_last_good_build_serves_for_a_bad_file() -> Result<()> {
     let source = status.module_source(&policy).unwrap_or_default();
     ensure!(source.contains("/state/policies/last-good/"), "{status}");
     ensure!(status.module_refused(&policy).is_some(), "{status}");
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
+}
+
+/// Four modules take the compiler's whole time, ten seconds each. Their last good builds serve at once; the
+/// modules are refused later, and at the next start at once.
+fn modules_that_compile_for_long_delay_no_start() -> Result<()> {
+    const BOMBS: u16 = 4;
+    const START_MAX: Duration = Duration::from_secs(9);
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = services(&topology, BOMBS)?;
+    let mut waxwing = Waxwing::start(&topology, &config)?;
+    waxwing.kill();
+    for number in 0..BOMBS {
+        let bomb = hostile::compile_bomb(&number.to_string());
+        fs::write(config.modules.join(file(&policy(number))), bomb)?;
+    }
+    let took = waxwing.restart()?;
+    ensure!(took < START_MAX, "it started after {took:?}");
+    assert_served(&topology, VIP4)?;
+    let reason = "cannot be compiled";
+    let is_refused = |status: &Status, number| {
+        let refused = status.module_refused(&policy(number));
+        refused.is_some_and(|refused| refused.contains(reason))
+    };
+    waxwing.wait_status("the refusals", |status| {
+        (0..BOMBS).all(|number| is_refused(status, number))
+    })?;
+    assert_served(&topology, VIP4)?;
+
+    waxwing.kill();
+    let again = waxwing.restart()?;
+    eprintln!("it started after {took:?}, then after {again:?}");
+    let status = waxwing.status()?;
+    for number in 0..BOMBS {
+        ensure!(is_refused(&status, number), "compiled again: {status}");
+    }
     assert_served(&topology, VIP4)?;
     waxwing.stop().map(drop)
 }

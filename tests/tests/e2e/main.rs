@@ -30,6 +30,7 @@ mod recovery;
 mod refused;
 mod reload;
 mod removal;
+mod rights;
 mod servers;
 mod start;
 mod swaps;
@@ -155,6 +156,7 @@ fn main() {
         availability::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,
+        rights::SCENARIOS,
         crowd::SCENARIOS,
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();

@@ -2,6 +2,7 @@
 //! freezes no balancer.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -213,6 +214,9 @@ fn checks_leave_open_files_to_the_rest() -> Result<()> {
         status.punctuality().running >= FILES / 4
     })?;
     ensure!(status.punctuality().running_max == FILES / 2, "{status}");
+    // Nor do clients of the admin socket that stall.
+    let stalled = (0..FILES).map(|_| UnixStream::connect(config.socket()));
+    let _stalled = stalled.collect::<std::io::Result<Vec<_>>>()?;
     wait_web(&waxwing, ["up"; 3])?;
     waxwing.reload(&config)?;
     assert_served(&topology, VIP4)?;

@@ -21,13 +21,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::Resource;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-/// The most open connections.
-pub(crate) const CONNECTIONS_MAX: usize = 256;
+/// The most open connections, however many files may be open.
+const CONNECTIONS_MAX: u64 = 256;
 
 /// How long a peer may take to send a request's head, its body, or the next part of an answer.
 const STALLED_MAX: Duration = Duration::from_secs(10);
@@ -38,10 +39,18 @@ const BODY_MAX: usize = 64 << 10;
 /// The pause after a connection could not be accepted, for example because no file is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Returns the most open connections: an eighth of the files that the process may open. Health checks leave
+/// these files free, and stalled clients leave the others to the rest of the process.
+pub(crate) fn connections_max() -> u64 {
+    let files = rustix::process::getrlimit(Resource::Nofile).current;
+    (files.unwrap_or(u64::MAX) / 8).clamp(1, CONNECTIONS_MAX)
+}
+
 /// Serves until the future is dropped; the connections end with it.
 pub(crate) async fn serve(listener: UnixListener, router: Router) {
     let begun = Instant::now();
     let mut open: Vec<Connection> = Vec::new();
+    let max = usize::try_from(connections_max()).unwrap_or(usize::MAX);
     let mut tick = interval(Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
@@ -50,7 +59,7 @@ pub(crate) async fn serve(listener: UnixListener, router: Router) {
         };
         open.retain(|it| !it.task.is_finished() && it.stalled() < Some(STALLED_MAX));
         match accepted {
-            Some(Ok((stream, _))) if make_room(&mut open) => {
+            Some(Ok((stream, _))) if make_room(&mut open, max) => {
                 open.push(Connection::start(stream, router.clone(), begun));
             }
             Some(Ok(_)) | None => {}
@@ -64,8 +73,8 @@ pub(crate) async fn serve(listener: UnixListener, router: Router) {
 
 /// Closes the connection that has waited longest for its peer if all places are taken. Returns whether there
 /// is a place.
-fn make_room(open: &mut Vec<Connection>) -> bool {
-    if open.len() < CONNECTIONS_MAX {
+fn make_room(open: &mut Vec<Connection>, max: usize) -> bool {
+    if open.len() < max {
         return true;
     }
     let places = open.iter().enumerate();

@@ -2,7 +2,7 @@
 
 pub(crate) mod availability;
 pub mod client;
-mod connections;
+pub(crate) mod connections;
 pub(crate) mod filter;
 pub(crate) mod flood;
 mod health_facts;

@@ -111,7 +111,8 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Creates the socket; its mode is 0600 from the start. A stale socket is replaced.
+    /// Creates the socket; its mode is 0600 from the start. A stale socket is replaced, a missing folder
+    /// made.
     ///
     /// # Errors
     /// [`AdminError`].
@@ -124,6 +125,8 @@ impl AdminSocket {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        // It fails if there is one.
+        let _ = std::fs::DirBuilder::new().mode(0o755).create(folder);
         if !folder.is_dir() {
             return Err(AdminError::NoFolder {
                 path: path.to_owned(),

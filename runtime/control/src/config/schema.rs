@@ -92,7 +92,7 @@ pub(super) static MORE_FALLBACKS: Key = optional("more_fallbacks", "50");
 pub(super) static MORE_FAILURES: Key = optional("more_failures", "50");
 pub(super) static ONE_BACKEND: Key = optional("one_backend", "95");
 
-pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing.sock""#);
+pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing/waxwing.sock""#);
 
 pub(super) static PIN: Key = optional("pin", "true");
 pub(super) static CPUS: Key = optional("cpus", "[0, 1]");

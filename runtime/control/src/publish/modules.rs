@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::Resource;
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use waxwing_plugin::{
     HostOptions, ModuleError, ModuleStatus, Refusal, ServiceBinding,
 };
 
+use crate::admin::connections::connections_max;
 use crate::config::{self, ClusterKey, Config, Problem, Service, Span};
 use crate::health::{self, Effects};
 use crate::parallel::side_by_side;
@@ -44,6 +46,9 @@ pub struct ModuleOptions {
     pub cache: Option<Arc<CodeCache>>,
     /// The folder of what survives a restart, unless the config names one; `None`: nothing does.
     pub state: Option<PathBuf>,
+    /// How long the start waits for files to be compiled, if other builds can serve meanwhile; `None`: as
+    /// long as it takes.
+    pub start_within: Option<Duration>,
 }
 
 /// The plugin hosts and their events.
@@ -64,6 +69,7 @@ impl Modules {
             compiler,
             cache,
             state,
+            start_within,
         } = options;
         let (sender, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
@@ -74,15 +80,18 @@ impl Modules {
             compiler: compiler.clone(),
             cache: cache.clone(),
             state: state.clone(),
+            start_within,
             ..CheckOptions::default()
         };
         let files = rustix::process::getrlimit(Resource::Nofile).current;
-        let options = options.within_open_files(files.unwrap_or(u64::MAX));
+        let files = files.unwrap_or(u64::MAX);
+        let options = options.within_open_files(files, connections_max());
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = HostOptions {
             compiler,
             cache,
             state,
+            start_within,
             canary: config.canary,
             share_percent: config.module_share,
             ..HostOptions::default()

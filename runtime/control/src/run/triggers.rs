@@ -58,7 +58,7 @@ impl Triggers {
         let mut tick = interval(TICK);
         let mut retired = interval(RETIRED_EVERY);
         // One task at a time: it compiles on all processors.
-        let mut to_compile = BTreeSet::new();
+        let mut to_compile = controller.end_start();
         let mut compiling: JoinSet<BTreeSet<String>> = JoinSet::new();
         let mut health_due = None;
         let mut not_before = Instant::now();

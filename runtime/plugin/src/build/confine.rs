@@ -1,28 +1,26 @@
-//! What the compiling child gives up before it sees a module: another user's bytes go through a compiler, and
-//! a fault of the compiler must lead nowhere.
+//! What the compile service and its children give up before they see a module: another user's bytes go
+//! through a compiler, and a fault of the compiler must lead nowhere.
 //!
-//! Invariant: afterwards the process has no capability, is not root, can gain nothing by running a program,
-//! and every system call but those in [`CALLS`] fails: it opens no file, makes no socket, and signals nobody.
+//! Invariant: the service has no capability, is not root, opens no file, makes no socket and runs no program.
+//! A child can do no more than compute: every system call but those in [`CALLS`] fails.
 
 use std::collections::BTreeMap;
 use std::io;
 
-use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule,
 };
 
-use crate::build::compile::CODE_MAX;
-
-/// The child's nice value, so that compiling takes only idle processor time.
+/// A child's nice value, so that compiling takes only idle processor time.
 const NICE: i32 = 5;
 
 /// The user and group without rights (`nobody`, `nogroup`) of Linux's overflow ids.
 const NOBODY: u32 = 65_534;
 
-/// The system calls that compiling needs: memory, threads, the open files, time, and the end.
+/// The system calls of a child: memory, threads, the open files, time, and the end.
 const CALLS: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -58,11 +56,42 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Confines this process, which must have one thread.
+/// The further system calls of the service, which receives modules, forks, waits for its children and kills
+/// late ones; and those by which a child confines itself.
+const SERVICE_CALLS: &[libc::c_long] = &[
+    libc::SYS_recvmsg,
+    libc::SYS_ppoll,
+    libc::SYS_wait4,
+    libc::SYS_kill,
+    libc::SYS_tgkill,
+    libc::SYS_fcntl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_dup2,
+    #[cfg(not(target_arch = "x86_64"))]
+    libc::SYS_dup3,
+    libc::SYS_prlimit64,
+    libc::SYS_setpriority,
+    libc::SYS_prctl,
+    libc::SYS_seccomp,
+];
+
+/// Confines the service, which must have one thread.
 ///
 /// # Errors
 /// The kernel refuses it; the process must end then.
-pub(super) fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
+pub(super) fn confine_service() -> io::Result<()> {
+    drop_user()?;
+    // Another process of that user must not read or change what is compiled.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::thread::set_no_new_privs(true)?;
+    allow_only(CALLS.iter().chain(SERVICE_CALLS), BTreeMap::new())
+}
+
+/// Confines a child of the service before it reads its module; `file_bytes` are the most that it writes.
+///
+/// # Errors
+/// As [`confine_service`].
+pub(super) fn confine_child(cpu_s: u64, memory_bytes: u64, file_bytes: u64) -> io::Result<()> {
     let limit = |resource, value| {
         let limit = Rlimit {
             current: Some(value),
@@ -73,15 +102,13 @@ pub(super) fn confine(cpu_s: u64, memory_bytes: u64) -> io::Result<()> {
     limit(Resource::Cpu, cpu_s)?;
     limit(Resource::As, memory_bytes)?;
     limit(Resource::Core, 0)?;
-    // Its standard output is a file in memory.
-    limit(Resource::Fsize, CODE_MAX)?;
+    limit(Resource::Fsize, file_bytes)?;
     limit(Resource::Nofile, 16)?;
     rustix::process::setpriority_process(None, NICE)?;
-    drop_user()?;
-    // The child ends with its parent. A change of user resets this.
+    // The child ends with the service.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::thread::set_no_new_privs(true)?;
-    filter_calls()
+    let own = own_process().map_err(io::Error::other)?;
+    allow_only(CALLS, BTreeMap::from([(libc::SYS_tgkill, vec![own])]))
 }
 
 /// Gives up root and all capabilities. A process that is neither keeps what it has.
@@ -108,10 +135,13 @@ fn own_process() -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![is_own])
 }
 
-fn filter_calls() -> io::Result<()> {
-    let mut allowed: BTreeMap<_, _> = CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    let own = own_process().map_err(io::Error::other)?;
-    allowed.insert(libc::SYS_tgkill, vec![own]);
+/// Lets every further system call fail, except for these, and for those that match their rules.
+fn allow_only<'a>(
+    calls: impl IntoIterator<Item = &'a libc::c_long>,
+    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
+) -> io::Result<()> {
+    let calls = calls.into_iter().map(|call| (*call, Vec::new()));
+    let allowed = calls.chain(rules).collect();
     let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = std::env::consts::ARCH
         .try_into()

@@ -5,6 +5,7 @@
 pub(crate) mod abi;
 pub(crate) mod cache;
 pub(crate) mod compile;
+pub(crate) mod compile_service;
 mod confine;
 pub(crate) mod engine;
 pub(crate) mod module;

@@ -3,6 +3,7 @@
 //! Invariant: every run gets a new instance, and at most [`CheckOptions::at_once`] exist at a time, plus
 //! one to try configs.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -87,6 +88,7 @@ impl CheckHost {
             compiler,
             cache,
             state,
+            start_within,
             at_once,
             connections_max,
             run,
@@ -102,6 +104,7 @@ impl CheckHost {
             compiler,
             cache,
             state,
+            start_within,
             canary: CanaryRules::default(),
             share_percent: 0,
         };
@@ -289,6 +292,12 @@ impl CheckHost {
             build.backoff.end();
         }
         lifted
+    }
+
+    /// Ends the start: from now on files are compiled however long it takes. Returns the modules whose files
+    /// are still to be compiled.
+    pub fn end_start(&self) -> BTreeSet<String> {
+        self.library.end_start()
     }
 
     /// Forgets all modules except these.

@@ -26,6 +26,8 @@ pub struct CheckOptions {
     pub cache: Option<Arc<CodeCache>>,
     /// The folder of what survives a restart; `None`: nothing does.
     pub state: Option<PathBuf>,
+    /// As [`HostOptions::start_within`](crate::HostOptions::start_within).
+    pub start_within: Option<Duration>,
     /// The most checks that run at once, at least 1; others wait for a slot. Address space for this many
     /// instances is reserved, some 16 MiB each.
     pub at_once: u32,
@@ -41,15 +43,16 @@ pub struct CheckOptions {
 /// The most checks at once, however many files may be open.
 const AT_ONCE_MAX: u32 = 1024;
 
-/// Open files for everything but checks: sockets, maps, admin clients, module files, compilers.
+/// Open files for everything but checks and admin clients: sockets, maps, module files, compilers.
 const OTHER_FILES: u64 = 256;
 
 impl CheckOptions {
-    /// Limits the runs at once and their connections for a process that may open this many files: all but
-    /// 256, but at least half.
+    /// Limits the runs at once and their connections for a process that may open this many files: all but 256
+    /// and those of admin clients, but at least half.
     #[must_use]
-    pub fn within_open_files(self, files: u64) -> Self {
-        let share = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+    pub fn within_open_files(self, files: u64, clients: u64) -> Self {
+        let others = OTHER_FILES + clients;
+        let share = files.saturating_sub(others).max(files / 2).max(1);
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         Self {
             at_once: self.at_once.min(share),
@@ -70,6 +73,7 @@ impl Default for CheckOptions {
             compiler: Compiler::default(),
             cache: None,
             state: None,
+            start_within: None,
             at_once: AT_ONCE_MAX,
             connections_max: u32::MAX,
             run: RunLimits::default(),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here runs on the control side; a worker gets only finished instances.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -166,6 +166,12 @@ impl Host {
             histories: Mutex::default(),
             watcher,
         })
+    }
+
+    /// Ends the start: from now on files are compiled however long it takes. Returns the modules whose files
+    /// are still to be compiled.
+    pub fn end_start(&self) -> BTreeSet<String> {
+        self.library.end_start()
     }
 
     /// Returns the newest build of a module: the folder's file, else the shipped module. If the newest

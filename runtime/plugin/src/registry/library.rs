@@ -24,6 +24,7 @@ use crate::registry::canary::judge;
 use crate::registry::lifecycle::{CanaryBuild, CompiledBuild, Lifecycles, RefusedBuild};
 use crate::registry::options::HostOptions;
 use crate::registry::sources::{ModuleBytes, Sources};
+use crate::registry::start::StartPhase;
 use crate::registry::status::ModuleStatus;
 use crate::registry::store::Store;
 
@@ -40,6 +41,7 @@ pub(crate) struct Library {
     pub(super) options: HostOptions,
     pub(super) store: Store,
     pub(super) lifecycles: Mutex<Lifecycles>,
+    pub(super) start: StartPhase,
     /// Serializes loading by name, so that `lifecycles` stays free for `status` meanwhile, and modules are
     /// compiled side by side.
     loading: Mutex<HashMap<String, Arc<Mutex<()>>>>,
@@ -55,6 +57,7 @@ impl Library {
         let store = Store::new(options.state.as_deref(), kind);
         Self {
             sources: Sources::new(shipped, folder, options.limits.file_bytes_max),
+            start: StartPhase::new(options.start_within, &store),
             options,
             lifecycles: Mutex::new(Lifecycles::new(store.quarantined())),
             store,
@@ -139,19 +142,32 @@ impl Library {
         if let Some(compiled) = self.compiled(name, hash, &source) {
             return Ok(compiled);
         }
+        let until = self.compile_until(name, hash, &source);
         let failed = lock(&self.lifecycles).module(name).failed_compile(hash);
+        let failed = failed.or_else(|| until.and_then(|_| self.refused_before(hash)));
         if let Some(why) = failed {
             let error = Refusal::Compile(why).of(label(name, &source));
             return Err(refused(Some(hash), error));
         }
-        self.compile(engine, name, source, &bytes).map_err(|error| {
-            if let Refusal::Compile(why) = &error.refusal {
-                lock(&self.lifecycles)
-                    .module(name)
-                    .note_failed_compile(hash, why);
+        let label = label(name, &source);
+        let compiled = self.compile_by(engine, name, (source, &bytes), until);
+        let is_late = until.is_some_and(|until| Instant::now() >= until);
+        match compiled {
+            Err(_) if is_late => {
+                self.postpone(name);
+                Err(refused(Some(hash), Refusal::Later.of(label)))
             }
-            refused(Some(hash), error)
-        })
+            Err(error) => {
+                if let Refusal::Compile(why) = &error.refusal {
+                    self.remember(name, hash, Some(why));
+                }
+                Err(refused(Some(hash), error))
+            }
+            Ok(module) => {
+                self.remember(name, hash, None);
+                Ok(module)
+            }
+        }
     }
 
     /// Returns the serving build, or the last good one, of a name that has no file and no shipped
@@ -223,10 +239,21 @@ impl Library {
         source: ModuleSource,
         bytes: &[u8],
     ) -> Result<Arc<CompiledModule>, ModuleError> {
+        self.compile_by(engine, name, (source, bytes), None)
+    }
+
+    /// Compiles a build within the compiler's limits, and until then.
+    fn compile_by(
+        &self,
+        engine: &Engine,
+        name: &str,
+        (source, bytes): (ModuleSource, &[u8]),
+        until: Option<Instant>,
+    ) -> Result<Arc<CompiledModule>, ModuleError> {
         // Shipped modules are as trusted as this program.
         let compiler = match source {
-            ModuleSource::Shipped => &Compiler::Here,
-            ModuleSource::File(_) | ModuleSource::LastGood(_) => &self.options.compiler,
+            ModuleSource::Shipped => Compiler::Here,
+            ModuleSource::File(_) | ModuleSource::LastGood(_) => self.options.compiler.until(until),
         };
         let same = lock(&self.lifecycles).with_hash(ModuleHash::of(bytes));
         let (module, text) = match same {
@@ -237,7 +264,7 @@ impl Library {
             None => {
                 let start = Instant::now();
                 let limits = &self.options.limits;
-                let compiler = (compiler, self.options.cache.as_deref());
+                let compiler = (&compiler, self.options.cache.as_deref());
                 let module = CompiledModule::new(engine, compiler, limits, name, source, bytes)?;
                 let took = start.elapsed().as_millis();
                 let text = match module.was_kept {

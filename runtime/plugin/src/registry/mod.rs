@@ -8,6 +8,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod options;
 pub(crate) mod recovery;
 pub(crate) mod sources;
+mod start;
 pub(crate) mod status;
 pub(crate) mod store;
 pub(crate) mod watch;

@@ -22,6 +22,10 @@ pub struct HostOptions {
     pub cache: Option<Arc<CodeCache>>,
     /// The folder of what survives a restart; `None`: nothing does.
     pub state: Option<PathBuf>,
+    /// How long files are compiled, from the making of the host to
+    /// [`Host::end_start`](crate::Host::end_start), if another build can serve meanwhile; `None`: as long as
+    /// it takes.
+    pub start_within: Option<Duration>,
     /// How a replacement build is tried on the first worker.
     pub canary: CanaryRules,
     /// What one module may take of a worker's time, in percent; 0: all.

@@ -1,8 +1,8 @@
 //! State that survives a restart: the last good build of each module, and the quarantined builds.
 //!
 //! It lies in the state folder, apart from the watched one, where others may write: `policies/` and
-//! `checks/`, each with `last-good/NAME.wasm` and `quarantine.json`, which an operator may read, edit or
-//! delete while the balancer is stopped.
+//! `checks/`, each with `last-good/NAME.wasm`, `quarantine.json` and `refused.json` (builds that did not
+//! compile), which an operator may read, edit or delete while the balancer is stopped.
 //!
 //! Invariant: what is read was written by this process's user ([`PrivateFolder`]). A file that cannot be read
 //! or written causes a warning; its state is then lost at the next restart, nothing else.
@@ -22,11 +22,12 @@ const POLICIES: &str = "policies";
 const CHECKS: &str = "checks";
 const LAST_GOOD: &str = "last-good";
 const QUARANTINE: &str = "quarantine.json";
+const REFUSED: &str = "refused.json";
 
-/// The longest quarantine file that is read, in bytes.
-const QUARANTINE_FILE_MAX: u64 = 4 << 20;
+/// The longest list of builds that is read, in bytes.
+const LIST_FILE_MAX: u64 = 4 << 20;
 
-/// The most quarantined builds that are kept; the oldest are forgotten.
+/// The most builds of a list that are kept; the oldest are forgotten.
 pub(crate) const QUARANTINED_MAX: usize = 1000;
 
 /// A build that is not tried again.
@@ -126,18 +127,42 @@ impl Store {
 
     /// Reads the quarantined builds.
     pub(crate) fn quarantined(&self) -> Vec<QuarantinedBuild> {
+        self.builds(QUARANTINE, "no build is quarantined")
+    }
+
+    /// Writes the quarantined builds.
+    pub(crate) fn set_quarantined(&self, builds: &[QuarantinedBuild]) {
+        self.set_builds(
+            QUARANTINE,
+            builds,
+            "a restart will try quarantined builds again",
+        );
+    }
+
+    /// Reads the builds that did not compile.
+    pub(crate) fn refused(&self) -> Vec<QuarantinedBuild> {
+        self.builds(REFUSED, "builds that did not compile are compiled again")
+    }
+
+    /// Writes the builds that did not compile.
+    pub(crate) fn set_refused(&self, builds: &[QuarantinedBuild]) {
+        self.set_builds(
+            REFUSED,
+            builds,
+            "a restart will compile again what did not compile",
+        );
+    }
+
+    fn builds(&self, file: &str, else_what: &str) -> Vec<QuarantinedBuild> {
         let Some(Folders { state, .. }) = &self.folders else {
             return Vec::new();
         };
-        let read = state.read(QUARANTINE, QUARANTINE_FILE_MAX);
+        let read = state.read(file, LIST_FILE_MAX);
         let read = read.and_then(|text| Ok(serde_json::from_slice(&text)?));
         let mut builds: Vec<QuarantinedBuild> = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                let path = state.path(QUARANTINE);
-                warn!(
-                    "{}: not used: {error}; no build is quarantined",
-                    path.display()
-                );
+                let path = state.path(file);
+                warn!("{}: not used: {error}; {else_what}", path.display());
             }
             Vec::new()
         });
@@ -145,19 +170,17 @@ impl Store {
         builds
     }
 
-    /// Writes the quarantined builds.
-    pub(crate) fn set_quarantined(&self, builds: &[QuarantinedBuild]) {
+    fn set_builds(&self, file: &str, builds: &[QuarantinedBuild], else_what: &str) {
         let Some(Folders { state, .. }) = &self.folders else {
             return;
         };
         let written = serde_json::to_vec_pretty(builds)
             .map_err(io::Error::from)
-            .and_then(|text| state.write(QUARANTINE, &[&text], true));
+            .and_then(|text| state.write(file, &[&text], true));
         if let Err(error) = written {
             warn!(
-                "{}: cannot write: {error}; a restart will try quarantined builds again; make the \
-                 folder writable",
-                state.path(QUARANTINE).display()
+                "{}: cannot write: {error}; {else_what}; make the folder writable",
+                state.path(file).display()
             );
         }
     }

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::common::{all_calls, host, host_with, pick, service};
+use crate::compiling::compiler;
 use waxwing_dataplane::{Pick, Policy, PolicyFault};
 use waxwing_plugin::{
-    BoundModule, CompileLimits, Compiler, FaultReport, Host, HostEvent, HostOptions, ModuleSource,
-    Recovery,
+    BoundModule, FaultReport, Host, HostEvent, HostOptions, ModuleSource, Recovery,
 };
 use waxwing_tests::hostile::{self, Fault, Hostile, Verdict};
 use waxwing_tests::wat::Wat;
@@ -32,13 +31,8 @@ struct HostileBed {
 impl HostileBed {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let compiler = Compiler::Child {
-            program: Path::new(env!("CARGO_BIN_EXE_waxwing-compile")).into(),
-            arguments: Vec::new(),
-            limits: CompileLimits::default(),
-        };
         let options = HostOptions {
-            compiler,
+            compiler: compiler(),
             ..HostOptions::default()
         };
         let good = ("test", Wat::default().shipped());

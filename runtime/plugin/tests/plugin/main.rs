@@ -2,6 +2,7 @@
 
 mod checks;
 mod common;
+mod compiling;
 mod containment;
 mod files;
 mod fuzz;

@@ -1,17 +1,16 @@
-//! The life of a new build: compiled by a child process, tried as a canary, kept for a restart.
+//! The life of a new build: tried as a canary, kept for a restart.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{host_with, pick, service, snapshot};
 use waxwing_dataplane::policy::TickContext;
 use waxwing_dataplane::{BackendId, Gauges, Now, Pick, PolicyFault};
 use waxwing_plugin::{
-    BoundModule, CanaryRules, CompileLimits, Compiler, FaultReport, Host, HostOptions,
-    ModuleSource, ModuleStatus, Recovery, ServiceBinding,
+    BoundModule, CanaryRules, FaultReport, Host, HostOptions, ModuleSource, ModuleStatus, Recovery,
+    ServiceBinding,
 };
 use waxwing_tests::wat::Wat;
 
@@ -423,137 +422,4 @@ fn an_instance_is_kept_while_build_and_services_are_the_same() {
     folder.put(SECOND);
     let build = again(std::slice::from_ref(&one), Some(&same.in_use));
     assert!(build.kept.is_empty(), "the build changed");
-}
-
-fn compiled_by(program: &Path, arguments: &[&str], limits: CompileLimits) -> Result<(), String> {
-    let folder = Folder::new();
-    let compiler = Compiler::Child {
-        program: program.to_owned(),
-        arguments: arguments.iter().map(ToString::to_string).collect(),
-        limits,
-    };
-    let options = HostOptions {
-        compiler,
-        ..HostOptions::default()
-    };
-    let (host, _events) = host_with(options, &[], Some(folder.path()));
-    let module = host.policy("test").map_err(|error| error.to_string())?;
-    let mut policy = host
-        .instantiate(&module, 0, 1, &[service(&[1, 1])])
-        .map_err(|error| error.to_string())?;
-    assert_eq!(pick(&mut *policy, 2, &[0]), Ok(vec![Pick::Backend(0)]));
-    Ok(())
-}
-
-#[test]
-fn a_child_compiles_within_its_limits() {
-    let compile = Path::new(env!("CARGO_BIN_EXE_waxwing-compile"));
-    let limits = CompileLimits::default();
-    assert_eq!(compiled_by(compile, &[], limits), Ok(()));
-
-    let no_memory = CompileLimits {
-        memory_bytes: 1 << 20,
-        ..limits
-    };
-    let slow = CompileLimits {
-        wall: Duration::from_millis(200),
-        ..limits
-    };
-    let cases: [(&Path, &[&str], _, &str); 5] = [
-        (compile, &[], no_memory, "10 s of processor time and 1 MiB"),
-        (
-            Path::new("/bin/sh"),
-            &["-c", "exec sleep 60"],
-            slow,
-            "longer than 0.2 s",
-        ),
-        (Path::new("/bin/false"), &[], limits, "cannot be compiled"),
-        (Path::new("/bin/true"), &[], limits, "cannot be compiled"),
-        (
-            Path::new("/no/such"),
-            &[],
-            limits,
-            "process failed: No such",
-        ),
-    ];
-    for (program, arguments, limits, expected) in cases {
-        let error = compiled_by(program, arguments, limits).expect_err(expected);
-        assert!(error.contains(expected), "{error:?} lacks {expected:?}");
-    }
-}
-
-/// The child waits for its module when it has given up everything else.
-#[test]
-fn the_compiling_child_has_no_rights() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_waxwing-compile"));
-    command.args(["10", "1073741824", "policy"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().expect("it starts");
-    let status = format!("/proc/{}/status", child.id());
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let found = loop {
-        let text = fs::read_to_string(&status).expect("it runs");
-        let values = |key: &str| {
-            let line = text.lines().find(|line| line.starts_with(key));
-            let values = line.and_then(|line| line.split_once(':')).expect(key).1;
-            values
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        if values("Seccomp") == ["2"] || Instant::now() > deadline {
-            break [
-                "Seccomp",
-                "NoNewPrivs",
-                "CapPrm",
-                "CapEff",
-                "Uid",
-                "Gid",
-                "Groups",
-            ]
-            .map(values);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    drop(child.stdin.take());
-    let ended = child.wait().expect("it ends");
-    assert!(!ended.success(), "an empty module");
-    let [
-        seccomp,
-        no_new_privs,
-        permitted,
-        effective,
-        users,
-        groups,
-        further,
-    ] = found;
-    assert_eq!([seccomp, no_new_privs], [["2"], ["1"]]);
-    assert_eq!([permitted, effective], [["0000000000000000"]; 2]);
-    if fs::metadata("/proc/self").expect("this process").uid() == 0 {
-        assert_eq!([users, groups], [["65534"; 4]; 2]);
-        assert!(further.is_empty(), "{further:?}");
-    }
-}
-
-#[test]
-fn a_failed_compile_is_not_retried_at_once() {
-    let folder = Folder::new();
-    let runs = folder.path().join("runs");
-    let script = format!("echo >> {}; exit 1", runs.display());
-    let compiler = Compiler::Child {
-        program: "/bin/sh".into(),
-        arguments: ["-c".into(), script, "sh".into()].into(),
-        limits: CompileLimits::default(),
-    };
-    let options = HostOptions {
-        compiler,
-        ..HostOptions::default()
-    };
-    let count = || fs::read(&runs).expect("it ran").len();
-    let (host, _events) = host_with(options, &[], Some(folder.path()));
-    let [first, second] = [0; 2].map(|_| host.policy("test").expect_err("no compiler").to_string());
-    assert_eq!((first, count()), (second, 1));
-    folder.put(SECOND);
-    assert!(host.policy("test").is_err());
-    assert_eq!(count(), 2, "another build is compiled");
 }

@@ -182,7 +182,7 @@ fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {
             if path.as_os_str().len() > SOCKET_PATH_MAX {
                 return Err(format!(
                     "the path of a socket has at most {SOCKET_PATH_MAX} bytes; write a shorter one, \
-                     such as \"/run/waxwing.sock\""
+                     such as \"/run/waxwing/waxwing.sock\""
                 ));
             }
             Ok(path)
@@ -190,7 +190,7 @@ fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {
     });
     let span = table.map_or_else(Span::default, |table| table.span);
     AdminConfig {
-        socket: socket.unwrap_or_else(|| Located::new("/run/waxwing.sock".into(), span)),
+        socket: socket.unwrap_or_else(|| Located::new("/run/waxwing/waxwing.sock".into(), span)),
     }
 }
 

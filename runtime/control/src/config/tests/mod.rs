@@ -74,7 +74,7 @@ fn the_minimal_config_gets_the_defaults() {
     assert_eq!(config.sessions_max, 1_000_000);
     assert_eq!(
         config.admin.socket.value,
-        PathBuf::from("/run/waxwing.sock")
+        PathBuf::from("/run/waxwing/waxwing.sock")
     );
     assert_eq!(config.zero_copy, ZeroCopy::Auto);
     assert_eq!(config.poll, Poll::Adaptive);

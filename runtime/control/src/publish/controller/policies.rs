@@ -95,6 +95,13 @@ impl Controller {
         }
     }
 
+    /// Ends the start for the modules' hosts. Returns the modules whose files it did not wait for.
+    pub(crate) fn end_start(&self) -> BTreeSet<String> {
+        let mut later = self.policy_host.end_start();
+        later.append(&mut self.check_host.end_start());
+        later
+    }
+
     /// Returns a task that compiles the modules whose files changed. It takes up to seconds, so it runs
     /// outside the control loop and health changes do not wait for it. The hosts keep the results.
     pub(crate) fn compile(

@@ -19,7 +19,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use tracing::debug;
 
-use crate::build::compile::{CODE_MAX, load};
+use crate::build::compile::load;
+use crate::build::compile_service::CODE_MAX;
 use crate::build::engine::Engine;
 use crate::build::module::ModuleHash;
 use crate::build::private_folder::PrivateFolder;

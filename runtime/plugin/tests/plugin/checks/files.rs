@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use waxwing_plugin::checks::{Check, CheckConfig, CheckHost, CheckOptions, CheckVerdict};
-use waxwing_plugin::{CompileLimits, Compiler, ModuleSource, Recovery};
+use waxwing_plugin::{ModuleSource, Recovery};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::wat::Wat;
+
+use crate::compiling::compiler;
 
 use super::common::{bind, host, nowhere, silent, target};
 
@@ -208,11 +210,7 @@ fn a_module_of_the_other_kind_is_refused_with_a_reason() {
 async fn the_check_engine_runs_code_that_the_child_compiled() {
     let folder = Folder::new(FIRST);
     let options = CheckOptions {
-        compiler: Compiler::Child {
-            program: env!("CARGO_BIN_EXE_waxwing-compile").into(),
-            arguments: Vec::new(),
-            limits: CompileLimits::default(),
-        },
+        compiler: compiler(),
         ..CheckOptions::default()
     };
     let host = CheckHost::new(options, &[], Some(folder.0.path().into())).expect("a host");

@@ -100,7 +100,7 @@ fn checks_leave_open_files_to_the_rest() {
         (u64::MAX, 1024, u32::MAX),
     ];
     for (files, at_once, connections) in cases {
-        let options = CheckOptions::default().within_open_files(files);
+        let options = CheckOptions::default().within_open_files(files, 0);
         let found = (options.at_once, options.connections_max);
         assert_eq!(found, (at_once, connections), "{files}");
     }
