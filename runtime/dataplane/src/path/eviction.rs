@@ -59,7 +59,10 @@ pub(super) fn eviction_rank(
     let (may_go_on, order) = match (session.protocol, session.tcp.phase()) {
         (Protocol::Tcp, phase) => {
             let age = now.since(session.created);
-            (age < HANDSHAKE_TICKS && phase != Phase::Closing, age)
+            // A server that remembers another connection from this port answers the SYN by a challenge ACK,
+            // and forgets that one at the client's RST (RFC 5961 section 4). Then the client repeats its SYN.
+            let waits = phase == Phase::HalfOpen || session.tcp.is_unanswered();
+            (age < HANDSHAKE_TICKS && waits, age)
         }
         (Protocol::Udp, Phase::HalfOpen) => (idle < REPLY_TICKS, idle),
         (Protocol::Udp, _) => (idle < QUIET_TICKS, idle + QUIET_TICKS),

@@ -213,6 +213,31 @@ fn legitimate_connections_succeed_in_every_flood() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+/// The server remembers a connection of the flood from the port that the client gets: it challenges the SYN,
+/// and forgets that connection at the client's RST. So the client's second SYN has to come from the same port.
+#[test]
+fn a_challenged_client_keeps_its_port_for_its_second_syn() {
+    let flood = FLOODS
+        .iter()
+        .find(|flood| flood.protocol == Protocol::Tcp && flood.source_nat == SourceUse::Always);
+    let mut siege = Siege {
+        world: World::new(settings(flood.expect("a flood of a pool"))),
+        flood: flood.expect("a flood of a pool"),
+        sources: 0,
+    };
+    siege.strikes(4 * SESSIONS);
+    let kept = (4000..4020).filter(|port| {
+        let client = (V4.client, *port);
+        let seen = siege.client_sends(client, SYN, 0).expect("a port");
+        assert!(siege.server_sends(seen, ACK, client.0));
+        siege.client_sends(client, RST, 0);
+        siege.strikes(4 * SESSIONS);
+        siege.world.advance(Duration::from_secs(1));
+        siege.client_sends(client, SYN, 0) == Some(seen)
+    });
+    assert_eq!(kept.count(), 20);
+}
+
 /// What a flood cannot have: its sessions are never assured, so they give way.
 #[test]
 fn no_flood_keeps_what_it_opened() {
