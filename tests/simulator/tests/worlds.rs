@@ -61,3 +61,17 @@ fn the_fast_path_does_what_the_general_path_does() {
         }
     }
 }
+
+/// Worlds in which the oracle was once wrong about a session that ended rightly.
+#[test]
+fn worlds_that_failed_before_pass() {
+    for (seed, packets, _why) in [(
+        7033,
+        12_000,
+        "a FIN in the batch in which another flow takes over the closed session's port",
+    )] {
+        if let Err(failure) = simulate(seed, packets) {
+            panic!("{failure}");
+        }
+    }
+}

@@ -17,8 +17,10 @@ const SHARE_WINDOW_MAX: usize = 1024;
 /// How long a connection that an RST seems to have ended may show that it lives, before it can be evicted:
 /// ten seconds, as in Linux's connection tracking.
 const RESET_TICKS: u32 = 100;
-/// How long a reply to a datagram may be under way, before another client may get its source port.
+/// How long a reply to a datagram may be under way.
 const REPLY_TICKS: u32 = 100;
+/// How long a datagram's session is quiet after a reply, before that counts as the whole of it.
+const QUIET_TICKS: u32 = 2;
 /// How long a handshake may take before its source port counts as a flood's: its client has repeated its SYN
 /// once by then (RFC 6298 section 2.1).
 const HANDSHAKE_TICKS: u32 = 20;
@@ -42,24 +44,32 @@ fn evictable(snapshot: &Snapshot, session: &Session, now: Tick) -> Evictable {
 
 /// The order in which the sessions that hold a pool's ports are evicted, highest first; `None` for never. As
 /// in a full table, sessions that are not assured go first, the oldest of them; then the longest closed one.
-/// (All candidates are compared here, so a handshake that may still be under way can be spared to the last.
+/// (All candidates are compared here, so an exchange that may still be under way can be spared to the last.
 /// The ports of closed sessions are held out of caution only.)
 ///
-/// A late segment meets other sequence numbers at the next client. A late datagram does not, and would show
-/// it another client's reply.
+/// A late segment meets other sequence numbers at the next client. A late datagram does not, and shows it
+/// another client's reply: so the longest silent one goes first, and one that has its reply goes a little
+/// before one that waits for it.
 pub(super) fn eviction_rank(
     snapshot: &Snapshot,
     session: &Session,
     now: Tick,
 ) -> Option<(u8, u32)> {
     let idle = now.since(session.seen);
-    if session.protocol == Protocol::Udp && idle < REPLY_TICKS {
-        return None;
-    }
-    let age = now.since(session.created);
+    let (may_go_on, order) = match (session.protocol, session.tcp.phase()) {
+        (Protocol::Tcp, phase) => {
+            let age = now.since(session.created);
+            // A server that remembers another connection from this port answers the SYN by a challenge ACK,
+            // and forgets that one at the client's RST (RFC 5961 section 4). Then the client repeats its SYN.
+            let waits = phase == Phase::HalfOpen || session.tcp.is_unanswered();
+            (age < HANDSHAKE_TICKS && waits, age)
+        }
+        (Protocol::Udp, Phase::HalfOpen) => (idle < REPLY_TICKS, idle),
+        (Protocol::Udp, _) => (idle < QUIET_TICKS, idle + QUIET_TICKS),
+    };
     match evictable(snapshot, session, now) {
-        Evictable::Unassured if age < HANDSHAKE_TICKS && !session.tcp.is_reset() => Some((0, age)),
-        Evictable::Unassured => Some((2, age)),
+        Evictable::Unassured if may_go_on => Some((0, order)),
+        Evictable::Unassured => Some((2, order)),
         Evictable::Closing => Some((1, idle)),
         Evictable::Never => None,
     }

@@ -17,12 +17,14 @@ const BETWEEN: u32 = 40;
 /// Larger than what a flood sends during a legitimate handshake.
 const SESSIONS: u32 = 512;
 
-/// What a flood sends from each source, `~` being a pause of 30 ms.
+/// What a flood sends from each source.
 struct Flood {
     name: &'static str,
     protocol: Protocol,
     packets: &'static str,
     source_nat: SourceUse,
+    /// Microseconds from one source to the next.
+    every_us: u64,
 }
 
 const fn tcp(name: &'static str, packets: &'static str) -> Flood {
@@ -31,6 +33,7 @@ const fn tcp(name: &'static str, packets: &'static str) -> Flood {
         protocol: Protocol::Tcp,
         packets,
         source_nat: SourceUse::Auto,
+        every_us: 50,
     }
 }
 
@@ -42,6 +45,24 @@ const FLOODS: &[Flood] = &[
     Flood {
         protocol: Protocol::Udp,
         ..tcp("UDP at a service that does not answer", ">P")
+    },
+    Flood {
+        protocol: Protocol::Udp,
+        source_nat: SourceUse::Always,
+        every_us: 2_000,
+        ..tcp(
+            "UDP at a service that answers, from few source ports",
+            ">P <P",
+        )
+    },
+    Flood {
+        protocol: Protocol::Udp,
+        source_nat: SourceUse::Always,
+        every_us: 5_000,
+        ..tcp(
+            "UDP at a service that does not answer, from few source ports",
+            ">P",
+        )
     },
     tcp("SYN, then any ACK", ">S <SA >A <R"),
     tcp(
@@ -142,7 +163,8 @@ impl Siege<'_> {
                 (_, None) => return,
             }
         }
-        self.world.advance(Duration::from_micros(50));
+        self.world
+            .advance(Duration::from_micros(self.flood.every_us));
     }
 
     fn strikes(&mut self, count: u32) {
@@ -189,6 +211,31 @@ fn legitimate_connections_succeed_in_every_flood() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// The server remembers a connection of the flood from the port that the client gets: it challenges the SYN,
+/// and forgets that connection at the client's RST. So the client's second SYN has to come from the same port.
+#[test]
+fn a_challenged_client_keeps_its_port_for_its_second_syn() {
+    let flood = FLOODS
+        .iter()
+        .find(|flood| flood.protocol == Protocol::Tcp && flood.source_nat == SourceUse::Always);
+    let mut siege = Siege {
+        world: World::new(settings(flood.expect("a flood of a pool"))),
+        flood: flood.expect("a flood of a pool"),
+        sources: 0,
+    };
+    siege.strikes(4 * SESSIONS);
+    let kept = (4000..4020).filter(|port| {
+        let client = (V4.client, *port);
+        let seen = siege.client_sends(client, SYN, 0).expect("a port");
+        assert!(siege.server_sends(seen, ACK, client.0));
+        siege.client_sends(client, RST, 0);
+        siege.strikes(4 * SESSIONS);
+        siege.world.advance(Duration::from_secs(1));
+        siege.client_sends(client, SYN, 0) == Some(seen)
+    });
+    assert_eq!(kept.count(), 20);
 }
 
 /// What a flood cannot have: its sessions are never assured, so they give way.

@@ -66,8 +66,10 @@ fn an_expired_session_frees_its_port() {
     let udp = Kind::of(Protocol::Udp, 0);
     let first = client.sends(&mut world, 4000, vip(V4), udp);
     server.sends(&mut world, BACKEND_PORT, first.source, udp);
+    world.advance(Duration::from_secs(3));
+    client.sends(&mut world, 4000, vip(V4), udp);
     let second = client.frame(4001, vip(V4), udp);
-    assert_eq!(world.frame(BACK, &second), [], "answered datagrams stay");
+    assert_eq!(world.frame(BACK, &second), [], "an assured flow stays");
     assert_eq!(world.dropped(DropReason::SourcePorts), 1);
     world.advance(Duration::from_secs(121));
     let again = client.sends(&mut world, 4001, vip(V4), udp);
@@ -199,22 +201,36 @@ fn a_client_may_reuse_its_own_port() {
     assert_eq!(world.shared.gauges.sessions_from(SourceId(1)), 1);
 }
 
-/// A reply to one client must not reach another: datagrams carry nothing to tell them apart.
+/// A late reply would reach its port's next client, and nothing tells datagrams apart: so the port that most
+/// likely waits for none goes first.
 #[test]
-fn a_datagrams_port_is_reused_only_when_no_reply_can_arrive() {
+fn a_full_pool_takes_the_port_of_the_datagram_that_waits_least() {
     let mut world = World::new(Settings {
         protocol: Protocol::Udp,
-        ..settings(V4, 1)
+        ..settings(V4, 3)
     });
-    let client = Host::neighbour(V4);
+    let (client, server) = (Host::neighbour(V4), Host::server(V4, 0));
     let udp = Kind::of(Protocol::Udp, 0);
-    let first = client.sends(&mut world, 4000, vip(V4), udp);
-    let second = client.frame(4001, vip(V4), udp);
-    world.advance(Duration::from_millis(9800));
-    assert_eq!(world.frame(BACK, &second), []);
-    assert_eq!(world.drops(), [(DropReason::SourcePorts, 1)]);
-    world.advance(Duration::from_millis(400));
-    let (_, packet) = one(&world.frame(BACK, &second));
-    assert_eq!((packet.source, ports(&packet).0), first.source);
-    assert_eq!(world.sessions().len(), 1);
+    let opens = |world: &mut World, port, answered| {
+        let seen = client.sends(world, port, vip(V4), udp).source;
+        if answered {
+            server.sends(world, BACKEND_PORT, seen, udp);
+        }
+        seen
+    };
+    let waits = opens(&mut world, 4000, false);
+    world.advance(Duration::from_secs(1));
+    let answered = opens(&mut world, 4001, true);
+    world.advance(Duration::from_secs(1));
+    let speaks = opens(&mut world, 4002, true);
+
+    let fourth = opens(&mut world, 4003, true);
+    assert_eq!(fourth, answered, "it has its reply and was silent since");
+    let fifth = opens(&mut world, 4004, true);
+    assert_eq!(fifth, waits, "of three that may go on, the longest silent");
+    let sixth = opens(&mut world, 4005, false);
+    assert!([speaks, fourth, fifth].contains(&sixth));
+    assert_eq!(world.drops(), []);
+    assert_eq!(world.counters[0].evicted.get(), 3);
+    assert_eq!(world.sessions().len(), 3);
 }

@@ -11,14 +11,13 @@ use waxwing_dataplane::counters::SessionCounts;
 use waxwing_dataplane::session::Phase;
 
 use super::Oracle;
-use super::session_model::is_left;
 use super::turn::{Turn, evictions, source_of, tuple_of_session};
 use crate::attack::is_blind;
 use crate::balancer::BACKENDS_MAX;
 
 /// Of the clients that see no answer, this many may guess a server's sequence number: each packet has a
-/// chance of one in 65,536.
-const GUESSED_MAX: u32 = 1;
+/// chance of one in 65,536, and a world has some thousand of them.
+const GUESSED_MAX: u32 = 3;
 
 impl Oracle {
     /// Checks that the core's sessions of this turn's frames match their models.
@@ -168,7 +167,7 @@ impl Oracle {
             }
             let expired = model.is_expired(&self.timeouts, now);
             let is_evicted = evicted > model.evictions && !model.is_established();
-            let is_left = is_left(turn, model, now);
+            let is_left = self.leaving.may_have_ended(model.backend, model.seen);
             if !(expired || is_left || is_evicted || model.uncertain) {
                 return Err(format!(
                     "the session of {tuple:?} ended without a reason: {model:?} at {now:?}"
@@ -182,6 +181,7 @@ impl Oracle {
             }
             self.findings.ended.push(tuple);
         }
+        self.leaving.clear();
         Ok(())
     }
 }

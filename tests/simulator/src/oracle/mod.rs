@@ -6,6 +6,7 @@
 
 mod audit;
 mod drops;
+mod leaving;
 pub(crate) mod ledger;
 mod replies;
 mod requests;
@@ -19,6 +20,7 @@ use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, Snapshot, Tick};
 use waxwing_packet::{Address, IpPacket, Packet, Protocol, Transport, parse};
 
+use self::leaving::Leaving;
 use self::routes::{FragmentRoutes, Route, route_of};
 pub(crate) use self::session_model::is_client_syn;
 use self::session_model::{SessionModel, TcpModel, touch};
@@ -43,9 +45,10 @@ pub(crate) struct Oracle {
     models: Map<Tuple, SessionModel>,
     /// From the tuple of a backend's replies to the client's tuple.
     replies: Map<Tuple, Tuple>,
-    /// Reply tuples that changed to another flow in this turn; replies of the same batch were looked up
-    /// before.
-    displaced: Vec<Tuple>,
+    /// Reply tuples that changed to another flow in this turn, with the flow that had them: replies of the
+    /// same batch were looked up before.
+    displaced: Vec<(Tuple, Tuple)>,
+    leaving: Leaving,
     fragment_routes: FragmentRoutes,
     timeouts: TimeoutTicks,
     turn: u64,
@@ -63,6 +66,7 @@ impl Oracle {
             models: Map::default(),
             replies: Map::default(),
             displaced: Vec::new(),
+            leaving: Leaving::default(),
             fragment_routes: FragmentRoutes::default(),
             timeouts,
             turn: 0,
@@ -85,6 +89,7 @@ impl Oracle {
         self.turn += 1;
         self.displaced.clear();
         self.latest = self.latest.max(turn.now.tick());
+        self.leaving.note(turn.snapshot(), self.latest);
         for frame in handled {
             self.frame(turn, frame)
                 .map_err(|why| format!("{why}\n    {frame:02x?}\n    {:?}", view(&frame.bytes)))?;
@@ -129,7 +134,11 @@ impl Oracle {
         let service = snapshot.service_at(tuple.destination, tuple.destination_port, protocol);
         if self.models.contains_key(&tuple) || service.is_some() {
             self.request(turn, frame, &received, tuple)
-        } else if self.displaced.contains(&tuple) {
+        } else if let Some((_, before)) = self.displaced.iter().find(|(reply, _)| *reply == tuple) {
+            // It may have closed the session before the batch's new flow took its place.
+            if let Some(model) = self.models.get_mut(before) {
+                model.tcp.server_sent(&received);
+            }
             Ok(())
         } else if let Some(client) = self.client_of_reply(snapshot, &tuple) {
             self.reply(turn, frame, &received, client)
@@ -272,7 +281,7 @@ impl Oracle {
         let Some(other) = before.filter(|before| before != tuple) else {
             return Ok(());
         };
-        self.displaced.push(reply);
+        self.displaced.push((reply, other));
         let Some((_, session)) = turn.session(&other) else {
             // The next audit checks whether it had to end; its hosts may notice the end before.
             self.findings.ended.push(other);

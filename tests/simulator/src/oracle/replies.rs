@@ -5,7 +5,7 @@ use waxwing_packet::Protocol;
 
 use super::drops::{is_excused, is_time_exceeded};
 use super::routes::route_to;
-use super::session_model::{is_left, is_server_syn, touch};
+use super::session_model::{is_server_syn, touch};
 use super::turn::{Turn, evictions};
 use super::{Oracle, translation};
 use crate::balancer::{Handled, Outcome};
@@ -29,7 +29,7 @@ impl Oracle {
         let expired = model.is_expired(&self.timeouts, now);
         let opens_another = tuple.protocol == Protocol::Tcp && is_server_syn(received.flags);
         model.may_end |= model.is_expired(&self.timeouts, self.latest)
-            || is_left(turn, model, self.latest)
+            || self.leaving.may_have_ended(model.backend, model.seen)
             || (opens_another && !model.stayed_open());
         match frame.outcomes.first() {
             Some(Outcome::ToKernel(_)) => {

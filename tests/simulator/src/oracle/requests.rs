@@ -6,7 +6,7 @@ use waxwing_packet::Protocol;
 
 use super::drops::{is_excused, is_time_exceeded};
 use super::routes::route_of;
-use super::session_model::{SessionModel, is_client_syn, is_left, touch};
+use super::session_model::{SessionModel, is_client_syn, touch};
 use super::turn::{Turn, backend_of, evictions, source_of};
 use super::{Oracle, translation};
 use crate::balancer::{Handled, Outcome};
@@ -24,7 +24,7 @@ impl Oracle {
         if let Some(model) = self.models.get_mut(&tuple) {
             touch(model, self.turn, tuple, &mut self.touched);
             model.may_end |= model.is_expired(&self.timeouts, self.latest)
-                || is_left(turn, model, self.latest)
+                || self.leaving.may_have_ended(model.backend, model.seen)
                 || may_end(turn, model, received, tuple.protocol);
         }
         let model = self.models.get(&tuple);

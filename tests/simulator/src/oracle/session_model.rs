@@ -3,13 +3,12 @@
 //! Invariant: a [`SessionModel`] takes nothing from the core except the session's place in the table, which
 //! distinguishes consecutive sessions of a flow.
 
-use waxwing_dataplane::model::{SessionAction, TimeoutTicks};
+use waxwing_dataplane::model::TimeoutTicks;
 use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
-use waxwing_dataplane::{Backend, BackendId, Tick};
+use waxwing_dataplane::{BackendId, Tick};
 use waxwing_packet::{Address, Protocol, TcpFlags};
 
 use super::routes::Route;
-use super::turn::Turn;
 use crate::view::View;
 
 const FIN: u8 = TcpFlags::FIN;
@@ -202,18 +201,6 @@ impl SessionModel {
         };
         now.0.saturating_sub(self.seen.0) > timeout
     }
-}
-
-/// After so many ticks of silence, the sweep ends a session that has to leave its removed backend.
-const LEFT_TICKS: u32 = 100;
-
-/// Whether the sweep may have ended the session because its backend was removed.
-pub(super) fn is_left(turn: &Turn<'_>, model: &SessionModel, now: Tick) -> bool {
-    let has_to_leave =
-        |backend: &Backend| backend.is_removed() && backend.sessions != SessionAction::Keep;
-    let mut snapshots = turn.balancer.current.iter();
-    now.0.saturating_sub(model.seen.0) > LEFT_TICKS
-        && snapshots.any(|snapshot| snapshot.backend(model.backend).is_none_or(has_to_leave))
 }
 
 /// Notes that a frame of the session is checked.
