@@ -227,8 +227,8 @@ mod tests {
         let text = watch(300, 290).problem(&table).unwrap();
         assert!(
             text.starts_with(
-                "a service's share of the table, or a pool of source ports, is full: 300 unassured sessions/s \
-                 from 198.51.100.0/24 (100 %)"
+                "a service's share of the table, or a pool of source ports, is full: 300 unassured \
+                 sessions/s from 198.51.100.0/24 (100 %)"
             ),
             "{text}"
         );

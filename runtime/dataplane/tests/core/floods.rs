@@ -214,7 +214,7 @@ fn legitimate_connections_succeed_in_every_flood() {
 }
 
 /// The server remembers a connection of the flood from the port that the client gets: it challenges the SYN,
-/// and forgets that connection at the client's RST. So the client's second SYN has to come from the same port.
+/// and forgets that connection at the client's RST. So the client's second SYN has to take the same port.
 #[test]
 fn a_challenged_client_keeps_its_port_for_its_second_syn() {
     let flood = FLOODS
