@@ -31,6 +31,8 @@ pub struct Snapshot {
     ranges: HashMap<(Address, Protocol), Narrowest<ServiceId>>,
     sources: Sources,
     vips: Box<[Address]>,
+    /// The balancer's own addresses and the broadcast addresses of its subnets, and the VIPs; sorted.
+    own: Box<[Address]>,
     ping: bool,
     rejects_unserved: bool,
     source_limit: Option<SourceLimit>,
@@ -89,6 +91,7 @@ impl Snapshot {
             servers,
             ranges: ranges.into_iter().map(narrowest).collect(),
             sources: Sources::default(),
+            own: vips.clone().into(),
             vips: vips.into(),
             ping: true,
             rejects_unserved: false,
@@ -133,7 +136,32 @@ impl Snapshot {
         vips.dedup();
         self.vips = vips.into();
         self.sources = sources;
+        let own = std::mem::take(&mut self.own).into_vec();
+        self.with_own(own)
+    }
+
+    /// Sets the balancer's own addresses and the broadcast addresses of its subnets: no packet from a network
+    /// may have them as its source.
+    #[must_use]
+    pub fn with_own(mut self, mut own: Vec<Address>) -> Self {
+        own.extend(&self.vips);
+        own.sort_unstable();
+        own.dedup();
+        self.own = own.into();
         self
+    }
+
+    /// What [`Self::is_own`] finds, sorted.
+    #[must_use]
+    pub fn own(&self) -> &[Address] {
+        &self.own
+    }
+
+    /// Whether no other host may send from this address: it is a VIP, the balancer's own, or the broadcast
+    /// address of one of its subnets.
+    #[must_use]
+    pub fn is_own(&self, address: Address) -> bool {
+        self.own.binary_search(&address).is_ok()
     }
 
     #[inline]

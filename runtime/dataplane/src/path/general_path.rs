@@ -12,7 +12,7 @@ use waxwing_packet::{Fragmentation, TcpFlags};
 use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
 use super::verdict::{Stop, Undeliverable};
-use super::{Arrived, WorkerContext, handshake, session_check, session_update};
+use super::{Arrived, WorkerContext, handshake, ingress, session_check, session_update};
 use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
 use crate::session::{Direction, SessionRef, Stored};
 use crate::{BackendId, DropReason, FrameBuf, Now, PortId, Snapshot};
@@ -26,6 +26,7 @@ pub(crate) fn forward<F: FrameBuf>(
     found: &FoundSession<'_>,
     now: Now,
 ) -> Result<PortId, Stop> {
+    check_ingress(context, snapshot, &arrived, found)?;
     if let Some(ending) = session_check::ending(found, tcp_flags(arrived.packet), now) {
         return Err(Stop::Ending(ending));
     }
@@ -33,6 +34,26 @@ pub(crate) fn forward<F: FrameBuf>(
         return Err(Stop::FirstFragment);
     }
     forward_checked(context, snapshot, arrived, found, now)
+}
+
+/// Whether the packet came by a port that its sender is behind.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn check_ingress<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_, F>,
+    found: &FoundSession<'_>,
+) -> Result<(), DropReason> {
+    let ethernet = &arrived.packet.ethernet;
+    if found.direction == Direction::Forward && !ethernet.source.is_station() {
+        return Err(DropReason::Martian);
+    }
+    let from = (arrived.frame.port(), &ethernet.tags);
+    let session = (&found.stored, found.direction);
+    ingress::check(context, snapshot, from, session, found.backend)
 }
 
 /// Like [`forward`], for a session that is known to stand: state, next hop, exit, rewrite.

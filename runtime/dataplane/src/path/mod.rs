@@ -15,6 +15,7 @@ mod fragment_out;
 mod general_path;
 mod handshake;
 mod icmp_errors;
+mod ingress;
 mod linearize;
 mod nat;
 mod new_flows;

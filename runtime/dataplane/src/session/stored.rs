@@ -152,7 +152,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn is_untagged(&self) -> bool {
-        !is_hop_tagged(self.hop)
+        self.hop & HOP_TAGGED == 0
     }
 
     /// Whether the tuple has the client's address and port, and the service port.
@@ -302,11 +302,8 @@ pub(super) const fn protocol_of(state: u64) -> Protocol {
     }
 }
 
-#[inline(always)]
-pub(super) const fn is_hop_tagged(hop: u64) -> bool {
-    let [route, ..] = hop.to_be_bytes();
-    HopBits(route).count() != 0
-}
+/// The bits of a return hop's tag count.
+pub(super) const HOP_TAGGED: u64 = 3 << 60;
 
 /// A return hop's word without its sequence number.
 #[inline(always)]

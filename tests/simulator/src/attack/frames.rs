@@ -107,7 +107,7 @@ pub(super) fn unknown_datagram(hosts: &Hosts, random: &mut Random) -> Departure 
     (FRONT, datagram.frame())
 }
 
-/// Forged segments with a connection's addresses and ports, from the client's or the server's side.
+/// Forged segments with a connection's addresses and ports, in the name of either end, from either side.
 pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
     let Some(victim) = hosts.any_victim(random) else {
         return;
@@ -141,8 +141,18 @@ pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<
             payload: FORGED,
             ..Default::default()
         };
-        out.push((port, segment.frame()));
+        out.push(from_any_side((port, segment.frame()), random));
     }
+}
+
+/// A frame that arrives now and then on the wrong side.
+fn from_any_side((port, mut frame): Departure, random: &mut Random) -> Departure {
+    if random.chance(700) {
+        return (port, frame);
+    }
+    let other = if port == FRONT { BACK } else { FRONT };
+    frame[..6].copy_from_slice(&PORT_MACS[other.index()].0);
+    (other, frame)
 }
 
 /// A connection's tuple on one side of the balancer, and that side's port. An attacker does not know when
@@ -202,7 +212,7 @@ pub(super) fn spoofed_reply(plan: &Plan, random: &mut Random) -> Departure {
         }
         .frame(),
     };
-    (BACK, frame)
+    from_any_side((BACK, frame), random)
 }
 
 /// A copy of an observed frame with some bytes changed; `None` if its receiver would accept it.
@@ -310,5 +320,5 @@ pub(super) fn icmp_error(hosts: &Hosts, vip: (Address, u16), random: &mut Random
         },
         quote: &quoted.frame()[14..],
     };
-    (port, error.frame())
+    from_any_side((port, error.frame()), random)
 }

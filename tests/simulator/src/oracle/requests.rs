@@ -28,7 +28,19 @@ impl Oracle {
                 || may_end(turn, model, received, tuple.protocol);
         }
         let model = self.models.get(&tuple);
+        let came = model.map_or(Some(true), |model| model.may_come(&route_of(frame)));
         match frame.outcomes.first() {
+            None if came == Some(false) => Ok(()),
+            Some(Outcome::Sent(..)) if came == Some(false) => {
+                Err(format!("a spoofed request was believed: {model:?}"))
+            }
+            None if came.is_none() => {
+                if let Some(model) = self.models.get_mut(&tuple) {
+                    model.uncertain = true;
+                    model.routes.push(route_of(frame));
+                }
+                Ok(())
+            }
             // Another host may own a removed VIP.
             Some(Outcome::ToKernel(_)) if !turn.snapshot().is_vip(tuple.destination) => {
                 self.request_dropped(turn, frame, received, tuple)

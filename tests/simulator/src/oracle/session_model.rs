@@ -8,7 +8,7 @@ use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
 use waxwing_dataplane::{Backend, BackendId, Tick};
 use waxwing_packet::{Address, Protocol, TcpFlags};
 
-use super::routes::Route;
+use super::routes::{Route, may_move};
 use super::turn::Turn;
 use crate::view::View;
 
@@ -165,6 +165,20 @@ impl SessionModel {
     /// Whether it is established and assured.
     pub(super) fn is_established(&self) -> bool {
         self.tcp.phase() == Phase::Established && self.tcp.is_assured(self.protocol)
+    }
+
+    /// Whether its client may send by this route: surely (`Some(true)`), surely not, or depending on the order
+    /// of this turn's packets.
+    pub(super) fn may_come(&self, route: &Route) -> Option<bool> {
+        let mut known = std::iter::once(&self.route).chain(&self.routes);
+        let may = |from: &Route| may_move(from, route);
+        // A session that may have ended may also have been opened anew from there.
+        let is_new = self.at.is_none() || self.may_end || self.uncertain;
+        match (known.clone().all(may), known.any(may) || is_new) {
+            (true, _) => Some(true),
+            (false, true) => None,
+            (false, false) => Some(false),
+        }
     }
 
     /// Notes that a packet passed.

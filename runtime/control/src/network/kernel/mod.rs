@@ -21,7 +21,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{IpVersion, MulticastGroup, RouteMessageBuilder};
@@ -67,6 +67,21 @@ pub struct LocalAddress {
     pub link: u32,
     /// The address.
     pub address: Address,
+    /// The length of its subnet's prefix.
+    pub prefix_len: u8,
+}
+
+impl LocalAddress {
+    /// Returns the broadcast address of its subnet, if that has one (IPv4, RFC 919, RFC 3021).
+    pub(crate) fn broadcast(&self) -> Option<Address> {
+        let is_v4 = self.address.family() == Family::V4;
+        let hosts = 32_u32
+            .checked_sub(self.prefix_len.into())
+            .filter(|bits| *bits >= 2 && is_v4)?;
+        let mask = u32::MAX.checked_shr(32 - hosts)?;
+        let octets = u32::from_be_bytes(self.address.v4_octets()) | mask;
+        Some(Address::v4(octets.to_be_bytes()))
+    }
 }
 
 /// Identifies a neighbour: the interface's index, and the address on that link.
@@ -197,12 +212,8 @@ impl Kernel {
     /// # Errors
     /// [`NoRoute`].
     pub async fn route_to(&self, destination: Address) -> Result<Route, NoRoute> {
-        let prefix = match destination.family() {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        };
         let request = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination.into(), prefix)
+            .destination_prefix(destination.into(), prefix_len(destination))
             .map_err(|e| NoRoute::Netlink(e.to_string()))?
             .build();
         let answer = self.handle.route().get(request).execute().try_next().await;
@@ -214,6 +225,32 @@ impl Kernel {
             }
             Err(e) => Err(NoRoute::Netlink(e.to_string())),
         }
+    }
+
+    /// Returns the outgoing interfaces of all next hops of the route to `destination`
+    /// (`ip route get fibmatch`); none if the kernel does not say.
+    pub async fn links_to(&self, destination: Address) -> Vec<u32> {
+        let entry = self.matching_route(destination).await.ok().flatten();
+        let Some(entry) = entry else {
+            return Vec::new();
+        };
+        let mut hops = entry.hops;
+        if let Some(id) = entry.nexthop {
+            let objects = nexthops::read().await.unwrap_or_default();
+            hops.extend(objects.get(&id).into_iter().flatten());
+        }
+        hops.iter().map(|hop| hop.link).collect()
+    }
+
+    async fn matching_route(&self, destination: Address) -> io::Result<Option<RouteEntry>> {
+        let mut request = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.into(), prefix_len(destination))
+            .map_err(io::Error::other)?
+            .build();
+        request.header.flags |= RouteFlags::FibMatch;
+        let mut messages = self.handle.route().get(request).execute();
+        let message = messages.try_next().await.map_err(into_io)?;
+        Ok(message.as_ref().and_then(routes::entry))
     }
 
     /// Returns the main routing table of both families; `None` if it has more than `max` routes.
@@ -325,6 +362,14 @@ impl Drop for NetworkChanges {
     }
 }
 
+/// The length of the prefix that is one address.
+fn prefix_len(address: Address) -> u8 {
+    match address.family() {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
 /// Collects what `parse` takes from the kernel's messages.
 async fn collect<M, T>(
     messages: impl TryStream<Ok = M, Error = rtnetlink::Error>,
@@ -417,6 +462,7 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
     Some(LocalAddress {
         link: message.header.index,
         address: address.into(),
+        prefix_len: message.header.prefix_len,
     })
 }
 
