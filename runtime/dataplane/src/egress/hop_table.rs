@@ -22,6 +22,8 @@ pub struct HopTable {
     ports: Box<[AtomicU64]>,
     /// By port: how many bytes of `ports` name it.
     uses: Box<[AtomicU32]>,
+    /// How often a backend's ports changed.
+    port_changes: AtomicU64,
     routes: PublishedRoutes,
 }
 
@@ -42,6 +44,7 @@ impl HopTable {
                 .map(|_| AtomicU64::new(NO_PORTS))
                 .collect(),
             uses: initial.collect(),
+            port_changes: AtomicU64::new(0),
             routes: PublishedRoutes::default(),
         }
     }
@@ -111,6 +114,10 @@ impl HopTable {
 
     fn set_ports(&self, backend: BackendId, ports: u64) {
         let before = self.ports[backend.index()].swap(ports, Ordering::Relaxed);
+        if before == ports {
+            return;
+        }
+        self.port_changes.fetch_add(1, Ordering::Release);
         for port in ports.to_le_bytes() {
             self.uses[usize::from(port)].fetch_add(1, Ordering::Relaxed);
         }
@@ -119,10 +126,16 @@ impl HopTable {
         }
     }
 
-    /// All backends' ports, by id: that of the next hop in the lowest byte.
+    /// How often a backend's ports changed.
     #[inline(always)]
-    pub(crate) fn port_words(&self) -> &[AtomicU64] {
-        &self.ports
+    pub(crate) fn port_changes(&self) -> u64 {
+        self.port_changes.load(Ordering::Acquire)
+    }
+
+    /// All backends' ports, by id: that of the next hop.
+    pub(crate) fn first_ports(&self) -> impl Iterator<Item = PortId> {
+        let ports = self.ports.iter().map(|ports| ports.load(Ordering::Relaxed));
+        ports.map(|ports| PortId(ports.to_le_bytes()[0]))
     }
 
     /// Whether a backend is reached by this port, or was until its next hop was lost.

@@ -18,7 +18,7 @@ use crate::counters::BackendCounters;
 use crate::egress::is_resolved;
 use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
 use crate::session::{Direction, Glimpse, LastSeen, Line, Reader};
-use crate::{BackendId, FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
+use crate::{FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
 
 /// Pass 1: reads the headers, hashes each flow and prefetches its index bucket. Returns those
 /// that are no plain packets.
@@ -90,8 +90,6 @@ pub(crate) struct FastPath<'a> {
     lines: &'a [Line],
     paths: &'a [BackendPath],
     hops: &'a [AtomicU64],
-    /// The ports by which backends are reached: replies are believed from them alone.
-    reply_ports: &'a [AtomicU64],
     counters: &'a [BackendCounters],
     egresses: &'a [Egress; 256],
     now: Tick,
@@ -111,7 +109,6 @@ impl<'a> FastPath<'a> {
             lines: context.shared.sessions.reader().lines(),
             paths: &snapshot.paths,
             hops: context.shared.next_hops.words(),
-            reply_ports: context.shared.next_hops.port_words(),
             counters: context.counters.backends(),
             egresses: &snapshot.egresses,
             now: now.tick(),
@@ -136,17 +133,14 @@ impl<'a> FastPath<'a> {
         batch: &mut Batch,
         start: usize,
     ) -> usize {
-        // Equally long, so that one check serves all four.
+        // Equally long, so that one check serves all three.
         let backends = self.paths.len();
-        let (hops, ports) = (self.hops.get(..backends), self.reply_ports.get(..backends));
-        let (Some(hops), Some(reply_ports), Some(counters)) =
-            (hops, ports, self.counters.get(..backends))
-        else {
+        let (hops, counters) = (self.hops.get(..backends), self.counters.get(..backends));
+        let (Some(hops), Some(counters)) = (hops, counters) else {
             return start;
         };
         let path = Self {
             hops,
-            reply_ports,
             counters,
             ..*self
         };
@@ -270,7 +264,7 @@ impl<'a> FastPath<'a> {
         }
 
         let hop = if REPLY {
-            self.is_from_backend::<TAGGED>(backend, (ingress, tags))?;
+            self.is_from_backend::<TAGGED>(path, (ingress, tags))?;
             self.hop_to_client::<TAGGED>(&session)?
         } else {
             let mac = if TAGGED { mac } else { headers.source_mac() };
@@ -319,15 +313,13 @@ impl<'a> FastPath<'a> {
     /// `Some` if a reply comes from the port and VLAN of its backend's next hop. (The general path knows
     /// the backend's other ports.)
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "takes the first port")]
     fn is_from_backend<const TAGGED: bool>(
         &self,
-        backend: BackendId,
+        path: &BackendPath,
         (PortId(ingress), tags): (PortId, PackedTags),
     ) -> Option<()> {
-        let port = self.reply_ports.get(backend.index())?;
-        let port = port.load(Ordering::Relaxed) as u8;
-        let is_from = if TAGGED {
+        let port = path.reply_port.load(Ordering::Relaxed);
+        let is_from = if TAGGED && !tags.is_empty() {
             let expected = &self.egresses[usize::from(port)];
             expected.wire == ingress && expected.tags.is_same_vlan(tags)
         } else {

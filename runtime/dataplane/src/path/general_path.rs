@@ -12,7 +12,9 @@ use waxwing_packet::{Fragmentation, TcpFlags};
 use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
 use super::verdict::{Stop, Undeliverable};
-use super::{Arrived, WorkerContext, handshake, ingress, session_check, session_update};
+use super::{
+    Arrived, WorkerContext, handshake, ingress, return_hop, session_check, session_update,
+};
 use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
 use crate::session::{Direction, SessionRef, Stored};
 use crate::{BackendId, DropReason, FrameBuf, Now, PortId, Snapshot};
@@ -79,13 +81,36 @@ pub(crate) fn forward_checked<F: FrameBuf>(
             return Err(DropReason::RefusedRetried.into());
         }
     }
-    let to = match direction {
+    if direction == Direction::Reply && context.shared.sessions.is_hop_moving(at) {
+        let bytes = arrived.frame.bytes();
+        let stored = return_hop::confirm(context, (packet, bytes), at, *stored);
+        return leave(
+            context,
+            snapshot,
+            arrived,
+            &FoundSession { stored, ..*found },
+        );
+    }
+    leave(context, snapshot, arrived, found)
+}
+
+/// Sends a packet on its way: next hop, exit, rewrite.
+#[inline(always)]
+fn leave<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    arrived: Arrived<'_, F>,
+    found: &FoundSession<'_>,
+) -> Result<PortId, Stop> {
+    let FoundSession { at, ref stored, .. } = *found;
+    let to = match found.direction {
         Direction::Forward => {
             follow_client(context, &arrived, at, stored);
-            context.hops().to_backend(backend.id)?
+            context.hops().to_backend(found.backend.id)?
         }
         Direction::Reply => context.hops().to_client(snapshot, stored)?,
     };
+    let packet = arrived.packet;
     if packet.ethernet.tags.is_empty()
         && let Some(exit) = untagged_exit(snapshot, stored, &to)
     {
@@ -103,8 +128,7 @@ fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: 
         && stored.tcp().on_packet(direction, flags) == stored.tcp()
 }
 
-/// Replies return to the hop that the client's packets come from: when its gateway fails over to another MAC
-/// address or port, the next packet moves the return path.
+/// Follows the client to another hop.
 #[inline(always)]
 fn follow_client<F: FrameBuf>(
     context: &WorkerContext,
@@ -118,7 +142,8 @@ fn follow_client<F: FrameBuf>(
         mac: ethernet.source,
     };
     if hop != stored.hop() || ethernet.tags != stored.tags() {
-        context.shared.sessions.set_hop(at, hop, ethernet.tags);
+        let packet = (arrived.packet, arrived.frame.bytes());
+        return_hop::follow(context, packet, (at, stored), (hop, ethernet.tags));
     }
 }
 

@@ -18,7 +18,23 @@ pub(crate) type Ingress<'a> = (PortId, &'a VlanTags);
 ///
 /// # Errors
 /// [`DropReason::SpoofedReply`], [`DropReason::SpoofedRequest`].
+#[inline]
 pub(crate) fn check(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    from: Ingress<'_>,
+    (stored, direction): (&Stored, Direction),
+    backend: &Backend,
+) -> Result<(), DropReason> {
+    let is_same_port = direction == Direction::Forward && stored.hop().port == from.0;
+    if is_same_port && stored.is_untagged() && from.1.is_empty() {
+        return Ok(());
+    }
+    check_other(context, snapshot, from, (stored, direction), backend)
+}
+
+#[inline(never)]
+fn check_other(
     context: &WorkerContext,
     snapshot: &Snapshot,
     from: Ingress<'_>,
@@ -51,7 +67,7 @@ fn may_reply(
         return hops.is_reached_by(backend.id, wire)
             || is_across && hops.is_reached_by(backend.id, PortId::ACROSS);
     }
-    let port = if tags.is_untagged() {
+    let port = if tags.is_empty() || tags.is_untagged() {
         Some(wire)
     } else {
         vlan(snapshot, (wire, tags))

@@ -22,6 +22,7 @@ mod new_flows;
 mod no_session;
 mod rate_limit;
 mod reject;
+mod return_hop;
 mod service_share;
 mod session_check;
 mod session_close;

@@ -181,6 +181,70 @@ fn a_session_opened_on_the_servers_side_stays_there() {
     assert_eq!(world.session().hop.mac, CLIENT_MAC);
 }
 
+/// The hop of an established connection follows its gateway's failover once the server has answered, and no
+/// packet whose numbers do not fit, whatever its flags; the server's answer to one goes to the client.
+#[test]
+fn an_established_connections_hop_moves_once_the_server_confirms_it() {
+    for plan in [V4, V6] {
+        let mut world = with_session(plan, Protocol::Tcp);
+        let numbers = build::Tcp {
+            sequence: 100,
+            link: link(FRONT),
+            ..segment(plan, 4000, ACK)
+        };
+        let answer = build::Tcp {
+            sequence: numbers.acknowledgment,
+            acknowledgment: 103,
+            ..reply_segment(plan, 0, 4000, ACK)
+        }
+        .frame();
+        let hop_of_answer =
+            |world: &mut World| one(&world.frame(BACK, &answer)).1.ethernet.destination;
+        let far = 1 << 21;
+        for flags in [SYN, ACK, FIN_ACK, RST, RST | ACK, 0] {
+            for (sequence, acknowledgment) in [(far, 0), (0, far), (far, far), (0, 0)] {
+                let forged = build::Tcp {
+                    flags: waxwing_packet::TcpFlags(flags),
+                    sequence: numbers.sequence.wrapping_add(sequence),
+                    acknowledgment: numbers.acknowledgment.wrapping_sub(acknowledgment),
+                    ..numbers
+                };
+                if flags & (SYN | RST) == 0 && flags & ACK != 0 && sequence | acknowledgment == 0 {
+                    continue;
+                }
+                world.frame(FRONT, &forged.frame());
+                for _ in 0..3 {
+                    assert_eq!(hop_of_answer(&mut world), CLIENT_MAC, "{flags:#x}");
+                }
+            }
+        }
+        // Later fragments have no numbers.
+        let payload = vec![7; 64];
+        let segment = build::Tcp {
+            payload: &payload,
+            ..numbers
+        };
+        let fragments = fragment(&segment.frame(), &[40], 9);
+        let own = fragment(
+            &build::Tcp {
+                link: FROM_CLIENT,
+                ..segment
+            }
+            .frame(),
+            &[40],
+            9,
+        );
+        world.frame(FRONT, &own[0]);
+        world.frame(FRONT, &fragments[1]);
+        assert_eq!(world.session().hop.mac, CLIENT_MAC);
+        // The failover.
+        one(&world.frame(FRONT, &numbers.frame()));
+        assert_eq!(world.session().hop.mac, CLIENT_MAC);
+        assert_eq!(hop_of_answer(&mut world), ATTACKER);
+        assert_eq!(world.session().hop.mac, ATTACKER);
+    }
+}
+
 /// What the config says of a port goes before what is found out.
 #[test]
 fn a_ports_role_can_be_said() {

@@ -6,7 +6,7 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
 use waxwing_packet::reject::IcmpError;
-use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags};
+use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTags};
 use waxwing_testkit::build;
 
 use crate::addresses::{BACK, FRONT, PORT_MACS, any_service, server_mac, service_addresses};
@@ -123,21 +123,26 @@ pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<
     ];
     for _ in 0..random.between(1, 4) {
         let (port, ends) = sides(victim, random);
-        let (link, tags) = hosts.link(&ends, port);
+        let (mut link, tags) = hosts.link(&ends, port);
+        if random.chance(300) {
+            link.source = Mac([2, 0, 0, 0, 66, 66]);
+        }
         let numbers = (victim.client.send_next(), victim.client.receive_next());
         let (sequence, acknowledgment) = if port == FRONT {
             numbers
         } else {
             (numbers.1, numbers.0)
         };
+        // Attackers of both sides do not agree on numbers: a pair that fits would move the return hop.
+        let far = if port == FRONT { 1 << 31 } else { 1 << 30 };
         let segment = build::Tcp {
             link,
             tags,
             source: (ends.source, ends.source_port),
             destination: (ends.destination, ends.destination_port),
             flags: TcpFlags(random.one(&kinds)),
-            sequence: sequence.wrapping_add(1 << 31),
-            acknowledgment: acknowledgment.wrapping_add(1 << 31),
+            sequence: sequence.wrapping_add(far),
+            acknowledgment: acknowledgment.wrapping_add(far),
             payload: FORGED,
             ..Default::default()
         };

@@ -66,8 +66,7 @@ impl Oracle {
                     translation::check_reply(frame, received, (*port, out), (&tuple, &sent))?;
                 }
                 let route = route_to(*port, out);
-                let is_known = route == model.route || model.routes.contains(&route);
-                if !(is_error || is_known || fragment_routes.has(&tuple, route)) {
+                if !(is_error || model.is_route(&route) || fragment_routes.has(&tuple, route)) {
                     return Err(format!(
                         "{route:?} is not the route to the client: {model:?}"
                     ));

@@ -10,6 +10,7 @@ use super::session_model::{SessionModel, is_client_syn, is_left, touch};
 use super::turn::{Turn, backend_of, evictions, source_of};
 use super::{Oracle, translation};
 use crate::balancer::{Handled, Outcome};
+use crate::hosts::FORGED;
 use crate::view::{View, view};
 
 impl Oracle {
@@ -131,7 +132,7 @@ impl Oracle {
         model.uncertain |= model.replaced_this_turn && is_client_syn(received.flags);
         model.tcp.client_sent(received);
         model.is_seen(now);
-        model.routes.push(route_of(frame));
+        model.came_by(route_of(frame), is_forged(frame, received));
         Ok(())
     }
 
@@ -150,7 +151,7 @@ impl Oracle {
                     "a frame of a protected session was dropped: {model:?}"
                 ));
             }
-            model.routes.push(route_of(frame));
+            model.came_by(route_of(frame), is_forged(frame, received));
             if model.may_end {
                 model.uncertain = true;
             } else {
@@ -165,6 +166,14 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Whether an attacker made the frame, whose sequence numbers are outside every window.
+fn is_forged(frame: &Handled, received: &View) -> bool {
+    let payload = frame
+        .bytes
+        .get(usize::from(received.payload)..usize::from(received.end));
+    payload == Some(FORGED)
 }
 
 /// After so many ticks of silence, a SYN moves the session of a removed backend.

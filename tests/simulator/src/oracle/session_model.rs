@@ -145,6 +145,8 @@ pub(super) struct SessionModel {
     pub(super) route: Route,
     /// The routes that the client's packets of this turn arrived by.
     pub(super) routes: Vec<Route>,
+    /// Routes that packets of an established TCP session came by: its server may confirm them later.
+    pub(super) candidates: Vec<Route>,
     /// The last turn with a packet of it.
     pub(super) turn: u64,
     /// Whether it was established and assured before that turn.
@@ -179,6 +181,21 @@ impl SessionModel {
             (false, true) => None,
             (false, false) => Some(false),
         }
+    }
+
+    /// Notes the route of a client's packet. `is_forged`: its numbers are outside every window.
+    pub(super) fn came_by(&mut self, route: Route, is_forged: bool) {
+        if !self.is_protected() || self.protocol == Protocol::Udp {
+            self.routes.push(route);
+        }
+        if !is_forged && !self.candidates.contains(&route) {
+            self.candidates.push(route);
+        }
+    }
+
+    /// Whether replies may go by this route.
+    pub(super) fn is_route(&self, route: &Route) -> bool {
+        *route == self.route || self.routes.contains(route) || self.candidates.contains(route)
     }
 
     /// Notes that a packet passed.
