@@ -4,6 +4,7 @@
 //! request to resolve a neighbour, which the kernel does with its own ARP or NDP.
 
 mod bridge;
+mod matching;
 mod nexthops;
 pub(crate) mod routes;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{IpVersion, MulticastGroup, RouteMessageBuilder};
@@ -69,6 +70,14 @@ pub struct LocalAddress {
     pub address: Address,
     /// The length of its subnet's prefix.
     pub prefix_len: u8,
+}
+
+/// Returns the length of the prefix that is one address.
+fn host_prefix_len(address: Address) -> u8 {
+    match address.family() {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
 }
 
 impl LocalAddress {
@@ -213,7 +222,7 @@ impl Kernel {
     /// [`NoRoute`].
     pub async fn route_to(&self, destination: Address) -> Result<Route, NoRoute> {
         let request = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination.into(), prefix_len(destination))
+            .destination_prefix(destination.into(), host_prefix_len(destination))
             .map_err(|e| NoRoute::Netlink(e.to_string()))?
             .build();
         let answer = self.handle.route().get(request).execute().try_next().await;
@@ -225,32 +234,6 @@ impl Kernel {
             }
             Err(e) => Err(NoRoute::Netlink(e.to_string())),
         }
-    }
-
-    /// Returns the outgoing interfaces of all next hops of the route to `destination`
-    /// (`ip route get fibmatch`); none if the kernel does not say.
-    pub async fn links_to(&self, destination: Address) -> Vec<u32> {
-        let entry = self.matching_route(destination).await.ok().flatten();
-        let Some(entry) = entry else {
-            return Vec::new();
-        };
-        let mut hops = entry.hops;
-        if let Some(id) = entry.nexthop {
-            let objects = nexthops::read().await.unwrap_or_default();
-            hops.extend(objects.get(&id).into_iter().flatten());
-        }
-        hops.iter().map(|hop| hop.link).collect()
-    }
-
-    async fn matching_route(&self, destination: Address) -> io::Result<Option<RouteEntry>> {
-        let mut request = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination.into(), prefix_len(destination))
-            .map_err(io::Error::other)?
-            .build();
-        request.header.flags |= RouteFlags::FibMatch;
-        let mut messages = self.handle.route().get(request).execute();
-        let message = messages.try_next().await.map_err(into_io)?;
-        Ok(message.as_ref().and_then(routes::entry))
     }
 
     /// Returns the main routing table of both families; `None` if it has more than `max` routes.
@@ -359,14 +342,6 @@ impl NetworkChanges {
 impl Drop for NetworkChanges {
     fn drop(&mut self) {
         self.connections.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// The length of the prefix that is one address.
-fn prefix_len(address: Address) -> u8 {
-    match address.family() {
-        Family::V4 => 32,
-        Family::V6 => 128,
     }
 }
 
