@@ -19,7 +19,7 @@ use waxwing_packet::{Address, VlanTags};
 use crate::log_limit::LogLimit;
 use crate::network::bridge::Stations;
 use crate::network::hop_state::{Condition, HopState};
-use crate::network::host::HostNetwork;
+use crate::network::host::{HostNetwork, is_link_local};
 use crate::network::kernel::{Kernel, Neighbour, NeighbourKey, NetworkChange, NoRoute, Route};
 use crate::network::port::{MovedNeighbour, PortLink};
 use crate::network::return_routes::{ReturnPlan, ReturnRoutes, ReturnState};
@@ -160,19 +160,26 @@ impl NextHopTable {
         let entry = NeighbourEntry::next(before, neighbour);
         let turned = before.is_none_or(|before| before.reach != entry.reach);
         self.neighbours.insert(neighbour.key, entry);
-        if let Some(probe) = self.probes.get_mut(&neighbour.key) {
-            self.changed = true;
-            if let Some((wire, tags)) = wire
-                && let Some(to) = entry.mac
-                && let Some(from) = probe.last_mac.replace(to).filter(|from| *from != to)
-            {
-                self.moved.push(MovedNeighbour {
+        if let Some((wire, tags)) = wire
+            && let Some(to) = entry.mac
+        {
+            let address = neighbour.key.1;
+            let (from, client) = match self.probes.get_mut(&neighbour.key) {
+                Some(probe) => (probe.last_mac.replace(to), None),
+                None if is_link_local(address) => (None, None),
+                None => (before.and_then(|it| it.mac), Some(address)),
+            };
+            self.moved
+                .extend(from.filter(|from| *from != to).map(|from| MovedNeighbour {
                     wire,
                     tags,
+                    client,
                     from,
                     to,
-                });
-            }
+                }));
+        }
+        if let Some(probe) = self.probes.get_mut(&neighbour.key) {
+            self.changed = true;
             if turned && matches!(entry.reach, Reach::Stale | Reach::Lost) {
                 probe.at = None;
             }
