@@ -10,6 +10,7 @@ use crate::run;
 
 /// The version of cargo-fuzz to install if there is none.
 const VERSION: &str = "0.13.2";
+
 /// A crate whose folder `fuzz` has targets.
 struct Fuzzed {
     folder: &'static str,

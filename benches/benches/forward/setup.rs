@@ -22,7 +22,7 @@ pub(crate) fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGr
     group
 }
 
-/// Returns the time of `packets`, from `time` for these or more. Criterion plans a sample by the whole time of
+/// Returns the time of `packets`, from `time` for these or more. Criterion plans a sample by all the time of
 /// its warm-up, to which tables and instances belong, and so may plan a single packet.
 pub(crate) fn at_least_timed(packets: u64, time: impl FnOnce(u64) -> Duration) -> Duration {
     const TIMED_MIN: u64 = 1 << 14;

@@ -9,7 +9,11 @@ use waxwing_packet::parse;
 use waxwing_testkit::memory::MemoryIo;
 use waxwing_xdp::Options;
 
-use crate::kernel::worker;
+use kernel::worker;
+
+#[path = "../../../runtime/xdp/tests/fuzz/kernel.rs"]
+#[expect(dead_code, reason = "the test of the rings uses the rest")]
+mod kernel;
 
 /// Batches per case.
 const TURNS: u32 = 64;

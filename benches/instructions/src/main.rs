@@ -9,9 +9,6 @@
 
 mod case;
 mod kept;
-#[path = "../../../runtime/xdp/tests/fuzz/kernel.rs"]
-#[expect(dead_code, reason = "the test of the rings uses the rest")]
-mod kernel;
 mod passes;
 
 use std::path::{Path, PathBuf};

@@ -28,6 +28,9 @@ const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::BPF)
     .union(CapabilitySet::PERFMON);
 
+/// Kept by root too: a config or a module may lie in a folder that only its owner may read.
+const KEPT_BY_ROOT: CapabilitySet = KEPT.union(CapabilitySet::DAC_READ_SEARCH);
+
 /// The bits of a capability set, known or not.
 const CAPABILITIES_MAX: u32 = 64;
 
@@ -49,7 +52,8 @@ pub(crate) fn give_up(config: &Path, user: Option<&str>) -> Result<()> {
         switch_to(&user)
             .with_context(|| format!("cannot become user {name}; start waxwing as root"))?;
     }
-    keep(KEPT).context("cannot give up privileges")
+    let kept = user.map_or(KEPT_BY_ROOT, |_| KEPT);
+    keep(kept).context("cannot give up privileges")
 }
 
 /// Makes the folders that only root can make, with the user as owner. One that exists stays as it is, and one

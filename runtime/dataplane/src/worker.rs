@@ -203,6 +203,8 @@ impl<I: FrameIo> Worker<I> {
                 snapshot
                     .backend(session.backend)
                     .is_some_and(|backend| is_over(session, backend, tick))
+                    // Its client's address is ours now.
+                    || snapshot.is_own(session.client)
             },
             |removed| {
                 context

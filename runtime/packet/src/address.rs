@@ -147,6 +147,13 @@ impl Mac {
     pub const fn is_group(self) -> bool {
         self.0[0] & 1 == 1
     }
+
+    /// Returns whether a station may have it: it is neither a group's nor zero.
+    #[inline]
+    #[must_use]
+    pub const fn is_station(self) -> bool {
+        !self.is_group() && !matches!(self.0, [0, 0, 0, 0, 0, 0])
+    }
 }
 
 impl fmt::Display for Mac {

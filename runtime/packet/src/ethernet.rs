@@ -13,6 +13,8 @@ pub const TAG_LEN: usize = 4;
 pub const TPID_CUSTOMER: u16 = 0x8100;
 /// Tag protocol identifier of a service tag (IEEE 802.1ad).
 pub const TPID_SERVICE: u16 = 0x88a8;
+/// The bits of a tag's VLAN id.
+const VLAN_ID: u16 = 0xfff;
 
 pub(crate) mod field {
     use std::ops::Range;
@@ -106,11 +108,21 @@ impl VlanTags {
         self.count == 0
     }
 
+    /// Returns whether they name no VLAN: there are none, or one with a priority alone (IEEE 802.1Q section
+    /// 9.6).
+    #[must_use]
+    pub fn is_untagged(&self) -> bool {
+        match self.as_slice() {
+            [] => true,
+            [tag] => tag.tpid == TPID_CUSTOMER && tag.tci & VLAN_ID == 0,
+            _ => false,
+        }
+    }
+
     /// Returns whether both name the same VLAN. Priorities may differ.
     #[must_use]
     pub fn is_same_vlan(&self, other: &Self) -> bool {
-        const ID: u16 = 0xfff;
-        let name = |tag: &VlanTag| (tag.tpid, tag.tci & ID);
+        let name = |tag: &VlanTag| (tag.tpid, tag.tci & VLAN_ID);
         let (own, others) = (self.as_slice().iter(), other.as_slice().iter());
         own.map(name).eq(others.map(name))
     }

@@ -80,6 +80,17 @@ pub fn is_echo_request(packet: &IpPacket) -> bool {
         })
 }
 
+/// Returns whether a packet is an unfragmented IPv4 redirect. (One of IPv6 is sent from a link-local address,
+/// which no router forwards.)
+#[must_use]
+pub fn is_redirect(packet: &IpPacket) -> bool {
+    const REDIRECT_V4: u8 = 5;
+    let Transport::Icmp { kind, .. } = packet.transport else {
+        return false;
+    };
+    packet.family == Family::V4 && kind == REDIRECT_V4 && packet.fragment.is_none()
+}
+
 /// Returns whether a packet is an unfragmented error about another packet. Source quench is
 /// deprecated (RFC 6633), and a redirect is only for the sender's own link.
 #[must_use]

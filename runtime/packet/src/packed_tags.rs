@@ -76,6 +76,14 @@ impl PackedTags {
         self.len() == 0
     }
 
+    /// Whether both name the same VLAN; priorities may differ.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_same_vlan(self, other: Self) -> bool {
+        const IDS: u32 = 0x0fff_0fff;
+        self.kind == other.kind && (self.tci ^ other.tci) & IDS == 0
+    }
+
     #[inline(always)]
     const fn tpid(is_service: bool) -> u32 {
         (if is_service {

@@ -36,14 +36,15 @@ pub struct Quote {
 }
 
 impl Quote {
-    /// Parses the quote of an ICMP error. Returns `None` when the packet is not an error
-    /// ([`icmp::is_error`]), or quotes another protocol or a fragment other than the first.
+    /// Parses the quote of an ICMP error or redirect. Returns `None` when the packet is neither
+    /// ([`icmp::is_error`], [`icmp::is_redirect`]), or quotes another protocol or a fragment other than the
+    /// first.
     ///
     /// # Errors
     /// A [`ParseError`] when the quote ends before the eighth byte of its transport header, or does
     /// not start with an IP header of the error's family.
     pub fn parse(frame: &[u8], packet: &IpPacket) -> Result<Option<Self>, ParseError> {
-        if !icmp::is_error(packet) {
+        if !icmp::is_error(packet) && !icmp::is_redirect(packet) {
             return Ok(None);
         }
         let network = packet

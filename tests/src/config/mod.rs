@@ -63,6 +63,7 @@ pub struct Canary {
 #[derive(Clone, Debug, Serialize)]
 pub struct Port {
     pub interface: String,
+    pub faces: Option<&'static str>,
 }
 
 /// Addresses for source NAT, and the clients whose sessions get one.
@@ -165,6 +166,7 @@ impl Config {
         let directory = topology.scratch.path();
         let ports = topology.ports().iter().map(|name| Port {
             interface: (*name).to_owned(),
+            faces: None,
         });
         Self {
             modules: directory.join("modules"),

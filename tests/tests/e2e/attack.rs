@@ -53,6 +53,12 @@ impl Side {
         self.link.source = router;
     }
 
+    /// Sends a frame made for this side's link header.
+    pub(crate) fn send(&self, frame: impl FnOnce(Link) -> Vec<u8>) -> Result<()> {
+        self.wire.send(&frame(self.link))?;
+        Ok(())
+    }
+
     /// Sends malformed frames of every kind.
     pub(crate) fn garbage(&mut self, count: usize) -> Result<()> {
         let frames = self.garbage.by_ref().take(count);

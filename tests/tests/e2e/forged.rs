@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use waxwing_packet::{Mac, TcpFlags};
-use waxwing_tests::topology::{VIP4, VIP6, server4, server6};
+use waxwing_testkit::build;
+use waxwing_tests::config::Service;
+use waxwing_tests::topology::{CLIENT4, VIP4, VIP6, server4, server6};
 use waxwing_tests::{Layout, Namespace, Topology, Waxwing, actors};
 
 use crate::attack::{Attack, Endpoint};
@@ -25,6 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     )
     .alone(),
     scenario!(a_forged_reset_and_syn_move_no_connection),
+    scenario!(no_side_is_believed_for_the_other),
 ];
 
 const TRANSFERS: usize = 1000;
@@ -202,6 +205,75 @@ fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
         }
         let after = ask(&stream).with_context(|| format!("{vip} after the forgeries"))?;
         ensure!(before == after, "{vip}: {before}, then {after}");
+    }
+    waxwing.stop().map(drop)
+}
+
+/// A host in the clients' network answers for a server, one in the servers' network speaks for a client, and
+/// one pings the VIP in its own name: each is dropped under its reason, and the honest packets pass.
+fn no_side_is_believed_for_the_other() -> Result<()> {
+    const FORGED: u64 = 20;
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let config = web(&topology).with(Service::v4("dns", "udp", (53, 5353), 1));
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let attack = Attack::new(&topology)?;
+
+    let server = topology.servers[0].enter(|| UdpSocket::bind((server4(1), 5353)))??;
+    let client = topology.client.enter(|| UdpSocket::bind((CLIENT4, 0)))??;
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    }
+    client.send_to(b"who?", (VIP4, 53))?;
+    let mut answer = [0; 16];
+    let (_, from) = server.recv_from(&mut answer).context("no request")?;
+    for _ in 0..FORGED {
+        attack.clients.send(|link| {
+            let udp = build::Udp {
+                link,
+                source: (server4(1).into(), 5353),
+                destination: (from.ip().into(), from.port()),
+                payload: b"forged",
+                ..Default::default()
+            };
+            udp.frame()
+        })?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    server.send_to(b"honest", from)?;
+    let (len, _) = client.recv_from(&mut answer).context("no answer")?;
+    ensure!(answer[..len] == *b"honest", "a forged answer arrived");
+
+    let stream = topology.client.enter(|| TcpStream::connect((VIP4, 80)))??;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let before = ask(&stream)?;
+    let address = stream.local_addr()?;
+    let ends = ((address.ip(), address.port()), (VIP4, 80));
+    for _ in 0..FORGED {
+        attack.segment(&attack.servers, ends, TcpFlags::ACK)?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    let after = ask(&stream).context("after the forged acknowledgments")?;
+    ensure!(before == after, "{before}, then {after}");
+
+    attack.clients.send(|link| {
+        let ping = build::Echo {
+            link,
+            source: VIP4.into(),
+            destination: VIP4.into(),
+            ..Default::default()
+        };
+        ping.frame()
+    })?;
+    thread::sleep(Duration::from_millis(200));
+    let status = waxwing.status()?;
+    for (reason, count) in [
+        ("spoofed_reply", FORGED),
+        ("spoofed_request", FORGED),
+        ("martian", 1),
+    ] {
+        let dropped = status.dropped(reason);
+        ensure!(dropped == count, "{dropped} dropped as {reason}: {status}");
     }
     waxwing.stop().map(drop)
 }

@@ -186,6 +186,7 @@ fn by_route(topology: &Topology) -> Config {
     config.return_path = Some("route");
     config.ports.push(waxwing_tests::config::Port {
         interface: "aside".into(),
+        faces: None,
     });
     config
 }

@@ -28,6 +28,8 @@ const USER: &str = "daemon";
 
 /// `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_IPC_LOCK`, `CAP_PERFMON` and `CAP_BPF`, as the kernel prints them.
 const KEPT: &str = "000000c000007000";
+/// These and `CAP_DAC_READ_SEARCH`.
+const KEPT_BY_ROOT: &str = "000000c000007004";
 const NONE: &str = "0000000000000000";
 
 fn as_root_it_keeps_only_the_rights_that_it_uses() -> Result<()> {
@@ -96,6 +98,7 @@ fn assert_rights(waxwing: &Waxwing<'_>, user: Option<&str>) -> Result<()> {
     let (uid, gid) = ids(user)?;
     let (uid, gid) = (uid.to_string(), gid.to_string());
     let pid = waxwing.status()?.0["pid"].to_string();
+    let kept = user.map_or(KEPT_BY_ROOT, |_| KEPT);
     let mut workers = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
@@ -105,8 +108,8 @@ fn assert_rights(waxwing: &Waxwing<'_>, user: Option<&str>) -> Result<()> {
         // A worker has a filter of its own beside that of all threads.
         let filters = if is_worker { "2" } else { "1" };
         let expected = [
-            ("CapEff", vec![KEPT]),
-            ("CapPrm", vec![KEPT]),
+            ("CapEff", vec![kept]),
+            ("CapPrm", vec![kept]),
             ("CapInh", vec![NONE]),
             ("CapBnd", vec![NONE]),
             ("CapAmb", vec![NONE]),

@@ -101,6 +101,7 @@ pub(super) static SIZE: Key = optional("size", "2048");
 pub(super) static FRAMES: Key = optional("frames", "8192");
 
 pub(super) static INTERFACE: Key = required("interface", r#""eth0""#);
+pub(super) static FACES: Key = optional("faces", r#""clients""#);
 
 pub(super) static NAME: Key = required("name", r#""web""#);
 pub(super) static VIP: Key = required("vip", r#""203.0.113.10""#);
@@ -271,7 +272,7 @@ static RINGS_SECTION: Section = Section {
 };
 static PORT_SECTION: Section = Section {
     header: Some("[[port]]"),
-    keys: &[&INTERFACE],
+    keys: &[&INTERFACE, &FACES],
 };
 static SOURCE_NAT_SECTION: Section = Section {
     header: Some("[[source_nat]]"),

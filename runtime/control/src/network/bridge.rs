@@ -286,6 +286,7 @@ mod tests {
     fn each_warning_names_its_remedy() {
         type Row = (fn(&mut HostNetwork), usize, &'static str);
         let address = |text: &str| LocalAddress {
+            prefix_len: 24,
             link: 2,
             address: text
                 .parse::<std::net::IpAddr>()

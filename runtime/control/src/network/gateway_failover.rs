@@ -1,5 +1,5 @@
-//! Moves the last hop of sessions when a gateway fails over to another MAC address. The next packet of
-//! such a session may be a reply, so the client's packets cannot be relied on to update it.
+//! Moves the last hop of sessions when a gateway fails over to another MAC address, or their client does. The
+//! next packet of such a session may be a reply, so the client's packets cannot be relied on to update it.
 //!
 //! Invariant: one pass over the sessions at a time covers all gateways that moved in the meantime, and
 //! passes take at most a tenth of the time: a flapping gateway causes no more work than that.
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{NextHop, PortId};
-use waxwing_packet::{Mac, VlanTags};
+use waxwing_packet::{Address, Mac, VlanTags};
 
 use crate::network::port::MovedNeighbour;
 
@@ -46,10 +46,11 @@ pub(crate) fn session_updater(
 #[derive(Default)]
 struct Moves(Vec<SegmentMoves>);
 
-/// The moves behind one port in one VLAN.
+/// The moves behind one port in one VLAN: of gateways, or of one client.
 struct SegmentMoves {
     port: PortId,
     tags: VlanTags,
+    client: Option<Address>,
     current: BTreeMap<[u8; 6], Mac>,
 }
 
@@ -58,14 +59,17 @@ impl Moves {
         let MovedNeighbour {
             wire,
             tags,
+            client,
             from,
             to,
         } = moved;
-        let is_there = |known: &SegmentMoves| known.port == wire && known.tags == tags;
+        let is_there =
+            |known: &SegmentMoves| (known.port, known.tags, known.client) == (wire, tags, client);
         let at = self.0.iter().position(is_there).unwrap_or_else(|| {
             self.0.push(SegmentMoves {
                 port: wire,
                 tags,
+                client,
                 current: BTreeMap::new(),
             });
             self.0.len() - 1
@@ -81,16 +85,21 @@ impl Moves {
     }
 
     /// Returns the new MAC of a session's last hop, if it moved.
-    fn new_mac(&self, hop: NextHop, tags: &VlanTags) -> Option<Mac> {
-        let is_there = |it: &&SegmentMoves| it.port == hop.port && it.tags.is_same_vlan(tags);
-        let segment = self.0.iter().find(is_there)?;
-        segment.current.get(&hop.mac.0).copied()
+    fn new_mac(&self, client: Address, hop: NextHop, tags: &VlanTags) -> Option<Mac> {
+        let is_there = |it: &&SegmentMoves| {
+            it.port == hop.port
+                && it.tags.is_same_vlan(tags)
+                && it.client.is_none_or(|moved| moved == client)
+        };
+        let mut segments = self.0.iter().filter(is_there);
+        segments.find_map(|it| it.current.get(&hop.mac.0).copied())
     }
 
     fn apply(&self, sessions: &SessionTable) {
-        let count = sessions.move_hops(|session| self.new_mac(session.hop, &session.tags));
+        let count =
+            sessions.move_hops(|session| self.new_mac(session.client, session.hop, &session.tags));
         for (from, to) in self.0.iter().flat_map(|segment| &segment.current) {
-            tracing::info!("gateway {} moved to MAC {to}", Mac(*from));
+            tracing::info!("gateway or client {} moved to MAC {to}", Mac(*from));
         }
         tracing::info!("{count} sessions updated to the gateways' new MACs");
     }
@@ -106,10 +115,13 @@ mod tests {
         Mac([2, 0, 0, 0, 0, n])
     }
 
+    const CLIENT: Address = Address::v4([198, 51, 100, 7]);
+
     fn moved(from: u8, to: u8) -> MovedNeighbour {
         MovedNeighbour {
             wire: PortId(0),
             tags: VlanTags::NONE,
+            client: None,
             from: mac(from),
             to: mac(to),
         }
@@ -120,7 +132,7 @@ mod tests {
             port: PortId(0),
             mac: mac(n),
         };
-        moves.new_mac(hop, &VlanTags::NONE)
+        moves.new_mac(CLIENT, hop, &VlanTags::NONE)
     }
 
     #[test]
@@ -168,8 +180,8 @@ mod tests {
             tpid: 0x8100,
             tci: 5,
         });
-        assert_eq!(moves.new_mac(hop(1), &VlanTags::NONE), None);
-        assert_eq!(moves.new_mac(hop(0), &tags), None);
+        assert_eq!(moves.new_mac(CLIENT, hop(1), &VlanTags::NONE), None);
+        assert_eq!(moves.new_mac(CLIENT, hop(0), &tags), None);
         // The priority does not make it another VLAN.
         moves.note(MovedNeighbour {
             tags,
@@ -179,6 +191,23 @@ mod tests {
             tpid: 0x8100,
             tci: 0xe005,
         });
-        assert_eq!(moves.new_mac(hop(0), &urgent), Some(mac(4)));
+        assert_eq!(moves.new_mac(CLIENT, hop(0), &urgent), Some(mac(4)));
+    }
+
+    /// Whoever announces an address as its own gets no other client's replies.
+    #[test]
+    fn a_client_moves_only_its_own_sessions() {
+        let mut moves = Moves::default();
+        moves.note(MovedNeighbour {
+            client: Some(CLIENT),
+            ..moved(1, 2)
+        });
+        let hop = NextHop {
+            port: PortId(0),
+            mac: mac(1),
+        };
+        let other = Address::v4([198, 51, 100, 8]);
+        assert_eq!(new_mac(&moves, 1), Some(mac(2)));
+        assert_eq!(moves.new_mac(other, hop, &VlanTags::NONE), None);
     }
 }

@@ -102,6 +102,13 @@ impl HostNetwork {
         self.addresses.iter().map(|a| a.address).collect()
     }
 
+    /// Returns the addresses that no other host may send from: the host's own, and the broadcast addresses of
+    /// its subnets.
+    pub(crate) fn never_sources(&self) -> Vec<Address> {
+        let broadcasts = self.addresses.iter().filter_map(LocalAddress::broadcast);
+        broadcasts.chain(self.locals()).collect()
+    }
+
     /// Returns the name of the link that has an address, if the host has it.
     #[must_use]
     pub fn holder_of(&self, address: Address) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use waxwing_dataplane::PortId;
-use waxwing_packet::{Mac, VlanTags};
+use waxwing_packet::{Address, Mac, VlanTags};
 
 /// An attached interface and its index in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,13 +29,15 @@ pub struct VlanPort {
     pub problem: Option<String>,
 }
 
-/// A neighbour whose MAC changed, most likely a gateway that failed over.
+/// A neighbour whose MAC changed: a gateway that failed over, or a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MovedNeighbour {
     /// The port that it is behind.
     pub wire: PortId,
     /// The tags of its VLAN there.
     pub tags: VlanTags,
+    /// Its address, if it is no gateway or backend: then it is at most a client, with sessions of its own.
+    pub client: Option<Address>,
     /// The old MAC.
     pub from: Mac,
     /// The new MAC.

@@ -24,7 +24,10 @@ pub(super) fn attached(
         let link = host.link(name).ok_or_else(gone)?;
         let mac = link.mac.ok_or_else(gone)?;
         let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-        ports.push(Port::attached(PortId(id), Arc::clone(name), mac, mtu));
+        ports.push(Port {
+            faces: port.faces,
+            ..Port::attached(PortId(id), Arc::clone(name), mac, mtu)
+        });
         links.push(PortLink {
             id: PortId(id),
             name: Arc::clone(name),

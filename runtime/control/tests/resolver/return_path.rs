@@ -62,6 +62,7 @@ pub(crate) fn gateway_moves() {
         are_gateways(known, &gateways(OTHER_MAC))
     });
     let moved = MovedNeighbour {
+        client: None,
         wire: PORT,
         tags: VlanTags::NONE,
         from: SERVER_MAC,

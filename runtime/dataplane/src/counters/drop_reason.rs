@@ -44,6 +44,8 @@ drop_reasons! {
     FragmentLimit = "fragment_limit",
     /// An ICMP error to a VIP about no session.
     IcmpNoSession = "icmp_no_session",
+    /// An ICMP redirect about a session: its receiver's route to the other end is not the sender's to change.
+    IcmpRedirect = "icmp_redirect",
     /// To a VIP, but to no service of it, and not to be answered (or `unserved = "drop"`).
     NoService = "no_service",
     /// A TCP packet without SYN and without a session, of a service with `mid_stream = "drop"`.
@@ -56,6 +58,11 @@ drop_reasons! {
     AnswerLimit = "answer_limit",
     /// A backend's RST to a SYN, withheld from the client so that its next SYN goes to another backend.
     RefusedRetried = "refused_retried",
+    /// A reply, or an ICMP error about a session, from a port or VLAN by which its backend is not reached.
+    SpoofedReply = "spoofed_reply",
+    /// A client's packet, or an ICMP error about a session, from a port that faces servers and is not the
+    /// session's.
+    SpoofedRequest = "spoofed_request",
     /// The policy returned `Drop`.
     Policy = "policy",
     /// The session table is full and no session may be evicted.

@@ -80,7 +80,7 @@ impl FragmentPass {
         }
         self.firsts.push((at, key));
         if is_ping(snapshot, packet) {
-            return context.reject.echo(now);
+            return context.reject.echo(snapshot, packet, now);
         }
         tuple_of(packet).map_or_else(
             || verdict_without_service(snapshot, packet),

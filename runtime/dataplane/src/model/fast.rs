@@ -3,18 +3,22 @@
 //! Invariant: all of it follows from the snapshot's backends and ports, and is replaced with them. What is
 //! not ready here takes the general path, which decides by the backend and the port themselves.
 
+use std::sync::atomic::AtomicU8;
+
 use waxwing_packet::plain::{Kind, PackedTags, PlainTranslation, SourceMac, wire_words};
 use waxwing_packet::{Address, Family, Protocol, Translation};
 
 use super::{Backend, Port, PortId, SessionAction, TimeoutTicks};
 
 /// A backend: what its sessions' packets are compared with, and what they become.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct BackendPath {
     /// `None` if its packets take the general path: there is no such backend, its service has several ports,
     /// or its sessions do not stay.
     pub(crate) kind: Option<Kind>,
+    /// The port of its next hop, from which its replies come; see [`super::Snapshot::follow_ports`].
+    pub(crate) reply_port: AtomicU8,
     pub(crate) to_backend: Side,
     pub(crate) to_client: Side,
     /// `None` like `kind`.
@@ -41,6 +45,18 @@ impl Side {
     }
 }
 
+impl Default for BackendPath {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            reply_port: AtomicU8::new(PortId::ACROSS.0),
+            to_backend: Side::default(),
+            to_client: Side::default(),
+            timeouts: None,
+        }
+    }
+}
+
 impl BackendPath {
     fn new(backend: &Backend) -> Self {
         let kind = match (backend.vip.family(), backend.protocol) {
@@ -57,6 +73,7 @@ impl BackendPath {
             to_backend: Side::new(vip, &backend.to_backend),
             to_client: Side::new((backend.address, backend.port), &backend.to_client),
             timeouts: Some(backend.timeouts),
+            ..Self::default()
         }
     }
 }

@@ -18,7 +18,7 @@ pub use backend::{Backend, SessionAction};
 pub use epoch::{Epoch, Release};
 pub(crate) use fast::{BackendPath, Egress, Side};
 pub use ids::{BackendId, PortId, SOURCES_MAX, ServiceId, SourceId};
-pub use port::{Bridge, Port};
+pub use port::{Bridge, Faces, Port};
 pub use ports::Ports;
 pub use service::{MidStream, NoBackend, Service, SourceUse};
 pub use snapshot::Snapshot;

@@ -21,8 +21,19 @@ pub struct Port {
     pub tags: VlanTags,
     /// Whether VIPs are announced on it.
     pub announces: bool,
+    /// Who is behind it; `None`: servers if a backend is reached by it, else clients alone.
+    pub faces: Option<Faces>,
     /// The bridge it belongs to, in transparent mode.
     pub bridge: Option<Bridge>,
+}
+
+/// Who is behind a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faces {
+    /// Clients' packets may move their sessions' return hops here from another port.
+    Clients,
+    /// Of clients' packets only those of sessions that were opened here are believed.
+    Servers,
 }
 
 /// A bridge as seen from one of its ports (transparent mode).
@@ -52,6 +63,7 @@ impl Port {
             wire: id,
             tags: VlanTags::NONE,
             announces: true,
+            faces: None,
             bridge: None,
         }
     }

@@ -4,6 +4,8 @@
 //! lifetime. A removed backend stays in the snapshot, with weight 0 and outside its service's list, until
 //! its last session has ended.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use foldhash::{HashMap, HashMapExt};
 use waxwing_packet::{Address, Protocol};
 
@@ -24,6 +26,8 @@ pub struct Snapshot {
     ports: Box<[Port]>,
     /// What the fast path reads of backends and ports.
     pub(crate) paths: Box<[BackendPath]>,
+    /// Whether the paths' reply ports are those of the hop table: as of its so many-th change.
+    ports_as_of: AtomicU64,
     pub(crate) egresses: Box<[Egress; 256]>,
     by_endpoint: HashMap<(Address, Ports, Protocol), ServiceId>,
     /// A backend by the endpoint it serves at; its port may be [`Backend::PORT_KEPT`].
@@ -31,6 +35,8 @@ pub struct Snapshot {
     ranges: HashMap<(Address, Protocol), Narrowest<ServiceId>>,
     sources: Sources,
     vips: Box<[Address]>,
+    /// The balancer's own addresses and the broadcast addresses of its subnets, and the VIPs; sorted.
+    own: Box<[Address]>,
     ping: bool,
     rejects_unserved: bool,
     source_limit: Option<SourceLimit>,
@@ -82,6 +88,7 @@ impl Snapshot {
             generation,
             services: by_index(services, |s| s.id.index()),
             paths: fast::paths(&backends),
+            ports_as_of: AtomicU64::new(u64::MAX),
             egresses: fast::egresses(&ports),
             backends,
             ports: ports.into(),
@@ -89,6 +96,7 @@ impl Snapshot {
             servers,
             ranges: ranges.into_iter().map(narrowest).collect(),
             sources: Sources::default(),
+            own: vips.clone().into(),
             vips: vips.into(),
             ping: true,
             rejects_unserved: false,
@@ -133,7 +141,32 @@ impl Snapshot {
         vips.dedup();
         self.vips = vips.into();
         self.sources = sources;
+        let own = std::mem::take(&mut self.own).into_vec();
+        self.with_own(own)
+    }
+
+    /// Sets the balancer's own addresses and the broadcast addresses of its subnets: no packet from a network
+    /// may have them as its source.
+    #[must_use]
+    pub fn with_own(mut self, mut own: Vec<Address>) -> Self {
+        own.extend(&self.vips);
+        own.sort_unstable();
+        own.dedup();
+        self.own = own.into();
         self
+    }
+
+    /// What [`Self::is_own`] finds, sorted.
+    #[must_use]
+    pub fn own(&self) -> &[Address] {
+        &self.own
+    }
+
+    /// Whether no other host may send from this address: it is a VIP, the balancer's own, or the broadcast
+    /// address of one of its subnets.
+    #[must_use]
+    pub fn is_own(&self, address: Address) -> bool {
+        self.own.binary_search(&address).is_ok()
     }
 
     #[inline]
@@ -218,6 +251,27 @@ impl Snapshot {
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<&Backend> {
         self.backends.get(id.index()).and_then(Option::as_ref)
+    }
+
+    /// Takes over the ports of the backends' next hops, by id, if they have changed since the last call.
+    #[inline(always)]
+    pub(crate) fn follow_ports<P: Iterator<Item = PortId>>(
+        &self,
+        changes: u64,
+        ports: impl FnOnce() -> P,
+    ) {
+        if self.ports_as_of.load(Ordering::Relaxed) != changes {
+            self.take_ports(ports());
+            self.ports_as_of.store(changes, Ordering::Relaxed);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_ports(&self, ports: impl Iterator<Item = PortId>) {
+        for (path, PortId(port)) in self.paths.iter().zip(ports) {
+            path.reply_port.store(port, Ordering::Relaxed);
+        }
     }
 
     #[inline(always)]

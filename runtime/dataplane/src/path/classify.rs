@@ -1,7 +1,9 @@
 //! Pass 1 for frames that are no plain packets: what each is. ARP, neighbour solicitations, ping and ICMP
 //! errors are handled here.
 
-use waxwing_packet::{IpPacket, Packet, ParseError, Transport, icmp, parse_head, parse_plain};
+use waxwing_packet::{
+    IpPacket, Packet, ParseError, Transport, checksum, icmp, parse_head, parse_plain,
+};
 
 use super::flow::tuple_of;
 use super::{Arrived, Batch, PacketSet, Slot, Verdict, WorkerContext, icmp_errors, vip_responder};
@@ -81,12 +83,12 @@ fn classify_other_protocol<F: FrameBuf>(
     now: Now,
 ) -> Verdict {
     let packet = arrived.packet;
-    if icmp::is_error(packet) {
+    if icmp::is_error(packet) || icmp::is_redirect(packet) {
         return icmp_errors::classify(context, snapshot, arrived, now);
     }
     if let Transport::Icmp { .. } = packet.transport {
         if vip_responder::is_ping(snapshot, packet) {
-            return context.reject.echo(now);
+            return answer_ping(context, snapshot, &arrived, now);
         }
         match vip_responder::respond_to_solicitation(snapshot, arrived.reborrow()) {
             vip_responder::Response::NotForUs => {}
@@ -98,4 +100,19 @@ fn classify_other_protocol<F: FrameBuf>(
     } else {
         Verdict::PassToKernel
     }
+}
+
+/// The verdict on an echo request to a VIP. One with a wrong checksum is not answered.
+fn answer_ping<F: FrameBuf>(
+    context: &mut WorkerContext,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_, F>,
+    now: Now,
+) -> Verdict {
+    let verdict = context.reject.echo(snapshot, arrived.packet, now);
+    let whole = context.linearizer.whole(arrived.frame);
+    if matches!(verdict, Verdict::Echo) && !checksum::are_correct(whole, arrived.packet) {
+        return Verdict::Drop(DropReason::Malformed);
+    }
+    verdict
 }

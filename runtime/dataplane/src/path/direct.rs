@@ -106,8 +106,9 @@ fn open(
     if reply.protocol == Protocol::Tcp && !is_opening(sighting.flags) {
         return None;
     }
+    let draw = sessions.draw(hash);
     let port = (1..=CLASH_TRIES)
-        .map(|n| other_port(hash, n))
+        .map(|n| other_port(draw, n))
         .find(|port| {
             let other = reply.to_port(*port);
             !is_of_session(&other) && !direct.has(&other, sessions.hash(&other), sighting.now)

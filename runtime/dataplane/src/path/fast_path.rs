@@ -7,6 +7,7 @@
 //! counters and session. Nothing of a frame is written before all is known. Nothing here allocates, locks,
 //! calls a policy or reads a clock; shared state is written once per session and tick.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Protocol;
@@ -16,8 +17,8 @@ use super::{Batch, PacketSet, Slot, WorkerContext};
 use crate::counters::BackendCounters;
 use crate::egress::is_resolved;
 use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
-use crate::session::{Direction, Glimpse, LastSeen, Line, Reader, SessionRef};
-use crate::{BackendId, FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
+use crate::session::{Direction, Glimpse, LastSeen, Line, Reader};
+use crate::{FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
 
 /// Pass 1: reads the headers, hashes each flow and prefetches its index bucket. Returns those
 /// that are no plain packets.
@@ -92,8 +93,9 @@ pub(crate) struct FastPath<'a> {
     counters: &'a [BackendCounters],
     egresses: &'a [Egress; 256],
     now: Tick,
-    /// Whether replies follow the kernel's routes.
-    routes_replies: bool,
+    /// A return hop with one of these bits is not used here, without VLAN tags and with: it has tags, or
+    /// replies follow the kernel's routes.
+    refused_hops: [u64; 2],
     /// Whether some policy wants the sessions' bytes.
     counts_bytes: bool,
     context: &'a WorkerContext,
@@ -110,7 +112,11 @@ impl<'a> FastPath<'a> {
             counters: context.counters.backends(),
             egresses: &snapshot.egresses,
             now: now.tick(),
-            routes_replies: context.routes.table().is_some(),
+            refused_hops: if context.routes.table().is_some() {
+                [u64::MAX; 2]
+            } else {
+                [Glimpse::HOP_TAGGED, 0]
+            },
             counts_bytes: context.closed.are_wanted(),
             context,
             snapshot,
@@ -153,7 +159,25 @@ impl<'a> FastPath<'a> {
             *frame_len = len;
             at += 1;
         }
+        if self.counts_bytes {
+            self.count_bytes(batch, start..at);
+        }
         at
+    }
+
+    /// Adds the packets' lengths to their sessions' bytes, where a backend's policy wants them.
+    #[inline(never)]
+    fn count_bytes(&self, batch: &Batch, packets: Range<usize>) {
+        for at in packets {
+            let lane = batch.slots[at].lane;
+            if let Some(session) = self.lines.get(lane.slot() as usize).and_then(Line::glimpse)
+                && let Some(backend) = self.snapshot.backend(session.backend())
+                && self.context.closed.is_wanted_by(backend)
+            {
+                let (sessions, len) = (&self.context.shared.sessions, batch.lens[at]);
+                sessions.add_bytes(session.at(lane), len.into());
+            }
+        }
     }
 
     /// Rewrites a packet; returns its egress port and the frame's length. `None`, with the frame unchanged,
@@ -240,6 +264,7 @@ impl<'a> FastPath<'a> {
         }
 
         let hop = if REPLY {
+            self.is_from_backend::<TAGGED>(path, (ingress, tags))?;
             self.hop_to_client::<TAGGED>(&session)?
         } else {
             let mac = if TAGGED { mac } else { headers.source_mac() };
@@ -272,10 +297,6 @@ impl<'a> FastPath<'a> {
             headers.rewrite::<REPLY>(macs, &side.translation);
         }
         count::<REPLY>(counters, frame_len);
-        if self.counts_bytes {
-            let session = (session.at(slot.lane), backend);
-            count_bytes(self.context, self.snapshot, session, frame_len);
-        }
         Some((PortId(egress.wire), frame_len as u32))
     }
 
@@ -289,11 +310,29 @@ impl<'a> FastPath<'a> {
         (is_last_hop && is_resolved(hop)).then_some(hop)
     }
 
+    /// `Some` if a reply comes from the port and VLAN of its backend's next hop. (The general path knows
+    /// the backend's other ports.)
+    #[inline(always)]
+    fn is_from_backend<const TAGGED: bool>(
+        &self,
+        path: &BackendPath,
+        (PortId(ingress), tags): (PortId, PackedTags),
+    ) -> Option<()> {
+        let port = path.reply_port.load(Ordering::Relaxed);
+        let is_from = if TAGGED && !tags.is_empty() {
+            let expected = &self.egresses[usize::from(port)];
+            expected.wire == ingress && expected.tags.is_same_vlan(tags)
+        } else {
+            port == ingress
+        };
+        is_from.then_some(())
+    }
+
     /// The session's return hop. `None` if it is tagged, or if the kernel's routes decide.
     #[inline(always)]
     fn hop_to_client<const TAGGED: bool>(&self, session: &Glimpse) -> Option<u64> {
-        let is_known = (TAGGED || !session.is_hop_tagged()) && !self.routes_replies;
-        is_known.then(|| session.hop())
+        let refused = self.refused_hops[usize::from(TAGGED)];
+        (session.hop & refused == 0).then(|| session.hop())
     }
 }
 
@@ -391,21 +430,6 @@ fn touch(path: &BackendPath, line: &Line, last_seen: LastSeen, now: Tick) -> boo
         line.touch(now);
     }
     true
-}
-
-/// Adds to the session's bytes if its backend's policy wants them.
-#[inline(never)]
-fn count_bytes(
-    context: &WorkerContext,
-    snapshot: &Snapshot,
-    (at, backend): (SessionRef, BackendId),
-    len: usize,
-) {
-    if let Some(backend) = snapshot.backend(backend)
-        && context.closed.is_wanted_by(backend)
-    {
-        context.shared.sessions.add_bytes(at, len as u64);
-    }
 }
 
 /// Pass 4, if all packets of a batch are rewritten: sends them.

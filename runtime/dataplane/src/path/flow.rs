@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
+use waxwing_packet::{Family, IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::Snapshot;
 use crate::model::Backend;
@@ -113,16 +113,22 @@ pub(crate) fn tcp_flags(packet: &IpPacket) -> TcpFlags {
     }
 }
 
-/// Whether no packet from a network may have this source address (RFC 1812 section 5.3.7, RFC 4291 section
-/// 2.7): unspecified, loopback, multicast, broadcast.
-pub(crate) fn is_martian(address: Address) -> bool {
-    match address.family() {
+/// Whether no packet from a network may have this source (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.6 and
+/// 2.7): an address that is unspecified, loopback, link-local (IPv6), multicast, broadcast, or our own; or a
+/// MAC address that is no station's.
+pub(crate) fn is_martian(snapshot: &Snapshot, packet: &IpPacket) -> bool {
+    let source = packet.source;
+    let is_never_routed = match source.family() {
         Family::V4 => {
-            let [first, ..] = address.v4_octets();
+            let [first, ..] = source.v4_octets();
             first == 0 || first == 127 || first >= 224
         }
-        Family::V6 => address.bits() <= 1 || address.octets()[0] == 0xff,
-    }
+        Family::V6 => {
+            let [first, second, ..] = source.octets();
+            source.bits() <= 1 || first == 0xff || (first == 0xfe && second >> 6 == 0b10)
+        }
+    };
+    is_never_routed || snapshot.is_own(source) || !packet.ethernet.source.is_station()
 }
 
 /// A session's state after its first packet. UDP, which has no flags, starts like a TCP connection picked up

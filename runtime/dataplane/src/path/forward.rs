@@ -153,6 +153,8 @@ fn look_up<F: FrameBuf>(
     frames: &mut [F],
     now: Now,
 ) -> PacketSet {
+    let hops = &context.shared.next_hops;
+    snapshot.follow_ports(hops.port_changes(), || hops.first_ports());
     fast_path::find_lanes(context, batch);
     if snapshot.is_far() {
         fast_path::prefetch_backends(context, batch, snapshot);

@@ -12,7 +12,9 @@ use waxwing_packet::{Fragmentation, TcpFlags};
 use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
 use super::verdict::{Stop, Undeliverable};
-use super::{Arrived, WorkerContext, handshake, session_check, session_update};
+use super::{
+    Arrived, WorkerContext, handshake, ingress, return_hop, session_check, session_update,
+};
 use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
 use crate::session::{Direction, SessionRef, Stored};
 use crate::{BackendId, DropReason, FrameBuf, Now, PortId, Snapshot};
@@ -26,6 +28,7 @@ pub(crate) fn forward<F: FrameBuf>(
     found: &FoundSession<'_>,
     now: Now,
 ) -> Result<PortId, Stop> {
+    check_ingress(context, snapshot, &arrived, found)?;
     if let Some(ending) = session_check::ending(found, tcp_flags(arrived.packet), now) {
         return Err(Stop::Ending(ending));
     }
@@ -33,6 +36,26 @@ pub(crate) fn forward<F: FrameBuf>(
         return Err(Stop::FirstFragment);
     }
     forward_checked(context, snapshot, arrived, found, now)
+}
+
+/// Whether the packet came by a port that its sender is behind.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn check_ingress<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    arrived: &Arrived<'_, F>,
+    found: &FoundSession<'_>,
+) -> Result<(), DropReason> {
+    let ethernet = &arrived.packet.ethernet;
+    if found.direction == Direction::Forward && !ethernet.source.is_station() {
+        return Err(DropReason::Martian);
+    }
+    let from = (arrived.frame.port(), &ethernet.tags);
+    let session = (&found.stored, found.direction);
+    ingress::check(context, snapshot, from, session, found.backend)
 }
 
 /// Like [`forward`], for a session that is known to stand: state, next hop, exit, rewrite.
@@ -58,13 +81,36 @@ pub(crate) fn forward_checked<F: FrameBuf>(
             return Err(DropReason::RefusedRetried.into());
         }
     }
-    let to = match direction {
+    if direction == Direction::Reply && context.shared.sessions.is_hop_moving(at) {
+        let bytes = arrived.frame.bytes();
+        let stored = return_hop::confirm(context, (packet, bytes), at, *stored);
+        return leave(
+            context,
+            snapshot,
+            arrived,
+            &FoundSession { stored, ..*found },
+        );
+    }
+    leave(context, snapshot, arrived, found)
+}
+
+/// Sends a packet on its way: next hop, exit, rewrite.
+#[inline(always)]
+fn leave<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    arrived: Arrived<'_, F>,
+    found: &FoundSession<'_>,
+) -> Result<PortId, Stop> {
+    let FoundSession { at, ref stored, .. } = *found;
+    let to = match found.direction {
         Direction::Forward => {
             follow_client(context, &arrived, at, stored);
-            context.hops().to_backend(backend.id)?
+            context.hops().to_backend(found.backend.id)?
         }
         Direction::Reply => context.hops().to_client(snapshot, stored)?,
     };
+    let packet = arrived.packet;
     if packet.ethernet.tags.is_empty()
         && let Some(exit) = untagged_exit(snapshot, stored, &to)
     {
@@ -82,8 +128,7 @@ fn is_unchanged_by(stored: &Stored, direction: Direction, flags: TcpFlags, now: 
         && stored.tcp().on_packet(direction, flags) == stored.tcp()
 }
 
-/// Replies return to the hop that the client's packets come from: when its gateway fails over to another MAC
-/// address or port, the next packet moves the return path.
+/// Follows the client to another hop.
 #[inline(always)]
 fn follow_client<F: FrameBuf>(
     context: &WorkerContext,
@@ -97,7 +142,8 @@ fn follow_client<F: FrameBuf>(
         mac: ethernet.source,
     };
     if hop != stored.hop() || ethernet.tags != stored.tags() {
-        context.shared.sessions.set_hop(at, hop, ethernet.tags);
+        let packet = (arrived.packet, arrived.frame.bytes());
+        return_hop::follow(context, packet, (at, stored), (hop, ethernet.tags));
     }
 }
 

@@ -16,7 +16,7 @@ use waxwing_packet::{IpPacket, Protocol, Quote, Rewrite, Translation, checksum, 
 use super::flow::{find, is_martian};
 use super::nat::full_nat;
 use super::shared::SharedState;
-use super::{Arrived, Verdict, WorkerContext, direct};
+use super::{Arrived, Verdict, WorkerContext, direct, ingress};
 use crate::egress::Exit;
 use crate::model::Backend;
 use crate::session::{Direction, Session, Stored, Tuple};
@@ -136,8 +136,11 @@ impl SessionError {
         snapshot: &Snapshot,
         Arrived { frame, packet }: Arrived<'_, F>,
     ) -> Result<PortId, DropReason> {
-        if is_martian(packet.source) {
+        if is_martian(snapshot, packet) {
             return Err(DropReason::Martian);
+        }
+        if icmp::is_redirect(packet) {
+            return Err(DropReason::IcmpRedirect);
         }
         if !checksum::are_correct(frame.bytes(), packet) {
             return Err(DropReason::Malformed);
@@ -147,6 +150,8 @@ impl SessionError {
             .backend(self.session.backend)
             .ok_or(DropReason::NoBackend)?;
         let stored = Stored::from(&self.session);
+        let from = (frame.port(), &packet.ethernet.tags);
+        ingress::check(context, snapshot, from, (&stored, self.direction), backend)?;
         let to = match self.direction {
             Direction::Forward => context.hops().to_backend(backend.id)?,
             Direction::Reply => context.hops().to_client(snapshot, &stored)?,

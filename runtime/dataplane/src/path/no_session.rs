@@ -23,9 +23,7 @@ pub(crate) fn verdict<F: FrameBuf>(
             direct::pass(context, snapshot, arrived, now)
         }
         // A reply to a VIP would come back here.
-        _ if is_martian(packet.source) || snapshot.is_vip(packet.source) => {
-            Verdict::Drop(DropReason::Martian)
-        }
+        _ if is_martian(snapshot, packet) => Verdict::Drop(DropReason::Martian),
         Some(service) => Verdict::NewFlow(hash, service.id),
         None if snapshot.rejects_unserved() => reject_unserved(context, &arrived, now),
         None => Verdict::Drop(DropReason::NoService),

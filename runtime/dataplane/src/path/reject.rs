@@ -11,12 +11,13 @@
 use waxwing_packet::reject::{self as packet_reject, IcmpError};
 use waxwing_packet::{Address, IpPacket, Transport, checksum};
 
+use super::flow::is_martian;
 use super::linearize::Linearizer;
 use super::rate_limit::RateLimiter;
 use super::verdict::Undeliverable;
 use super::{Arrived, Verdict};
 use crate::counters::WorkerCounters;
-use crate::{DropReason, FrameBuf, Now, PortId};
+use crate::{DropReason, FrameBuf, Now, PortId, Snapshot};
 
 /// RSTs per second and worker. Generous, because a client without an RST waits long: it lets all
 /// connections of a failed server be reset within seconds.
@@ -52,9 +53,11 @@ impl RejectLimits {
         }
     }
 
-    /// The verdict on an echo request to a VIP.
-    pub(crate) const fn echo(&mut self, now: Now) -> Verdict {
-        if self.echoes.take(now) {
+    /// The verdict on an echo request to a VIP, or on its first fragment.
+    pub(crate) fn echo(&mut self, snapshot: &Snapshot, packet: &IpPacket, now: Now) -> Verdict {
+        if is_martian(snapshot, packet) {
+            Verdict::Drop(DropReason::Martian)
+        } else if self.echoes.take(now) {
             Verdict::Echo
         } else {
             Verdict::Drop(DropReason::AnswerLimit)

@@ -95,11 +95,13 @@ impl Opening<'_> {
     /// Keeps the client's address; its port too, unless another service's session or a direct flow has it. If
     /// direct flows have all candidates, one of theirs is taken: forged ones must not keep clients out.
     fn with_client_address(&mut self) -> Result<Verdict, DropReason> {
-        let (hash, own) = (self.hash, self.tuple.source_port);
-        let candidates =
-            || std::iter::once(own).chain((1..=CLASH_TRIES).map(move |n| other_port(hash, n)));
+        let own = self.tuple.source_port;
         for spares_direct in [true, false] {
-            for port in candidates() {
+            for n in 0..=CLASH_TRIES {
+                let port = match n {
+                    0 => own,
+                    n => other_port(self.context.shared.sessions.draw(self.hash), n),
+                };
                 if spares_direct && self.is_direct(port) {
                     continue;
                 }
@@ -131,10 +133,15 @@ impl Opening<'_> {
 
     /// Takes a source endpoint from the pool, evicting a session for it if all candidates are taken.
     fn with_pool_address(&mut self, pool: &Pool) -> Result<Verdict, DropReason> {
-        let client = hash_of_client(&self.context.shared.sessions, self.tuple.source);
+        let client = draw_of_client(&self.context.shared.sessions, self.tuple.source);
         // Each retry of a client draws other ports.
         let turn = u64::from(self.now.tick().0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let draw = self.hash.bits().wrapping_add(turn);
+        let draw = self
+            .context
+            .shared
+            .sessions
+            .draw(self.hash)
+            .wrapping_add(turn);
         let mut best: Option<((u8, u32), SessionRef, Session)> = None;
         for (source, port) in pool.candidates(client, draw, self.tuple.source_port) {
             match self.attempt(source, port)? {
@@ -255,15 +262,15 @@ impl Opening<'_> {
     }
 }
 
-/// The `n`-th source port to try, spread by the flow's hash.
-pub(super) fn other_port(hash: FlowHash, n: u16) -> u16 {
+/// The `n`-th source port to try, by what was drawn for the flow ([`SessionTable::draw`]).
+pub(super) fn other_port(draw: u64, n: u16) -> u16 {
     let range = u64::from(u16::MAX - TRANSLATED_PORT_MIN) + 1;
-    let offset = (hash.bits() >> 16).wrapping_add(u64::from(n) * 7919) % range;
+    let offset = (draw >> 16).wrapping_add(u64::from(n) * 7919) % range;
     u16::try_from(offset).map_or(TRANSLATED_PORT_MIN, |offset| TRANSLATED_PORT_MIN + offset)
 }
 
-/// A hash of the client's address alone.
-fn hash_of_client(sessions: &SessionTable, client: Address) -> u64 {
+/// What is drawn for the client's address alone.
+fn draw_of_client(sessions: &SessionTable, client: Address) -> u64 {
     let alone = Tuple {
         source: client,
         destination: Address::default(),
@@ -271,5 +278,5 @@ fn hash_of_client(sessions: &SessionTable, client: Address) -> u64 {
         destination_port: 0,
         protocol: Protocol::Tcp,
     };
-    sessions.hash(&alone).bits()
+    sessions.draw(sessions.hash(&alone))
 }

@@ -45,6 +45,9 @@ pub(crate) fn forward_opened<F: FrameBuf>(
         direction,
         backend,
     };
+    if let Err(reason) = general_path::check_ingress(context, snapshot, &arrived, &found) {
+        return Verdict::Drop(reason);
+    }
     match general_path::forward_checked(context, snapshot, arrived.reborrow(), &found, now) {
         Ok(port) => Verdict::Forward(port),
         Err(stop) => resolve(context, stop, snapshot, arrived, found, now),

@@ -49,7 +49,7 @@ pub(crate) fn respond_to_arp<F: FrameBuf>(
     written(frame.set_len(reply.frame_len()) && reply.write(frame.bytes_mut()))
 }
 
-/// Whether a packet is an echo request to a VIP, or its first fragment, and is to be answered (RFC 1122
+/// Whether a packet is an echo request to a VIP, or its first fragment, and VIPs answer ping (RFC 1122
 /// section 3.2.2.6, RFC 4443 section 4.2).
 pub(crate) fn is_ping(snapshot: &Snapshot, packet: &IpPacket) -> bool {
     icmp::is_echo_request(packet) && snapshot.answers_ping() && snapshot.is_vip(packet.destination)

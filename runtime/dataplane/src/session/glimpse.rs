@@ -6,7 +6,7 @@ use waxwing_packet::{Protocol, TcpFlags};
 
 use super::entry::timeout_ticks;
 use super::index::Lane;
-use super::stored::{backend_of, hop_without_sequence, is_hop_tagged, protocol_of, tcp_of};
+use super::stored::{HOP_TAGGED, hop_without_sequence, protocol_of, steady_backend_of, tcp_of};
 use super::words::{high, low};
 use super::{Direction, SessionRef, TcpState};
 use crate::model::TimeoutTicks;
@@ -19,15 +19,19 @@ pub struct Glimpse {
     pub client: [u64; 2],
     pub(super) endpoints: u64,
     pub(super) state: u64,
-    pub(super) hop: u64,
+    pub(crate) hop: u64,
     pub(crate) seen: Tick,
 }
 
 impl Glimpse {
+    /// A return hop has one of these bits if frames to it carry VLAN tags.
+    pub(crate) const HOP_TAGGED: u64 = HOP_TAGGED;
+
+    /// The session's backend; an id above all others if a move of its return hop waits.
     #[inline(always)]
     #[must_use]
     pub const fn backend(&self) -> BackendId {
-        backend_of(self.endpoints)
+        steady_backend_of(self.endpoints)
     }
 
     /// The client's port (upper half) and the service's: the ports of a request.
@@ -82,11 +86,6 @@ impl Glimpse {
     #[inline(always)]
     pub(crate) const fn hop(&self) -> u64 {
         hop_without_sequence(self.hop)
-    }
-
-    #[inline(always)]
-    pub(crate) const fn is_hop_tagged(&self) -> bool {
-        is_hop_tagged(self.hop)
     }
 }
 

@@ -4,6 +4,8 @@
 //! bucket. (It is a fast keyed hash in the manner of wyhash, not a cryptographic one: its values must never
 //! be shown to anyone.)
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
 use waxwing_packet::plain::wire_words;
 use waxwing_packet::{Address, Family, Protocol};
 
@@ -103,6 +105,26 @@ impl Key {
             f,
         ))
     }
+}
+
+/// Draws numbers that others may see, such as source ports, from hashes, of which they show nothing: a keyed
+/// SipHash of the hash.
+pub(super) struct Draws(u64);
+
+impl Draws {
+    pub(super) fn new(seed: [u64; 4]) -> Self {
+        Self(siphash(&seed))
+    }
+
+    pub(super) fn of(&self, FlowHash(hash): FlowHash) -> u64 {
+        siphash(&(self.0, hash))
+    }
+}
+
+fn siphash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The hash of a table's own flows: by a packet's words as they are in its memory, and shorter for IPv4. It
@@ -255,5 +277,36 @@ mod tests {
         assert_ne!(key.hash(&tuple), key.hash(&udp));
         assert_ne!(key.hash(&tuple), Key::new([1, 2, 3, 5]).hash(&tuple));
         assert_eq!(key.hash(&tuple), key.hash(&tuple));
+    }
+
+    /// Each bit of a draw agrees with each bit of the hash in half of all cases.
+    #[test]
+    fn a_draw_shows_nothing_of_its_hash() {
+        let seed = [1, 2, 3, 4];
+        let (key, draws) = (Key::new(seed), Draws::new(seed));
+        let count = 4096_u32;
+        let mut agreements = [[0_u32; 64]; 64];
+        for n in 0..count {
+            let hash = key.hash(&Tuple {
+                source: Address::v4(n.to_be_bytes()),
+                destination: Address::v4([203, 0, 113, 10]),
+                source_port: 4000,
+                destination_port: 80,
+                protocol: Protocol::Tcp,
+            });
+            let draw = draws.of(hash);
+            for (by, agreed) in (0_u32..).zip(&mut agreements) {
+                let same = !(draw ^ hash.bits().rotate_right(by));
+                for (at, agreed) in agreed.iter_mut().enumerate() {
+                    *agreed += u32::from(same >> at & 1 == 1);
+                }
+            }
+        }
+        for agreed in agreements.iter().flatten() {
+            assert!(
+                agreed.abs_diff(count / 2) < count / 16,
+                "{agreed} of {count}"
+            );
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! One session in one cache line, read without a lock.
 //!
-//! Invariant: the fields of a live line are what one insert wrote, except the last-seen tick, the TCP bits
-//! and the return hop, each of which changes as a whole. See the invariants of [`super`].
+//! Invariant: the fields of a live line are what one insert wrote, except the last-seen tick, the TCP bits,
+//! the return hop and whether a move of it waits, each of which changes as a whole. See the invariants of
+//! [`super`].
 
 use waxwing_packet::VlanTags;
 use waxwing_packet::plain::PackedTags;
@@ -175,6 +176,20 @@ impl Line {
         fence(Ordering::Release);
         self.tags[stored::tags_at(hop)].store(tags, Ordering::Relaxed);
         self.hop.store(hop, Ordering::Release);
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.endpoints.load(Ordering::Relaxed) & stored::MOVING != 0
+    }
+
+    /// Sets or clears the flag that a move of the return hop waits. The caller holds the slot's lock and knows
+    /// that the line is live.
+    pub(super) fn set_moving(&self, moving: bool) {
+        if moving {
+            self.endpoints.fetch_or(stored::MOVING, Ordering::Relaxed);
+        } else {
+            self.endpoints.fetch_and(!stored::MOVING, Ordering::Relaxed);
+        }
     }
 
     /// Applies `f` to the TCP state, if the line has this version; returns the states before and after.

@@ -32,6 +32,7 @@
 //!    compare-and-swaps on the word that holds the version. The return hop is written under the slot's lock,
 //!    which a remove takes too. A stale [`SessionTable::touch`] can only move a newer session's last-seen
 //!    forward, to a time that has passed.
+//!    So is the flag that a move of the hop waits for the server ([`SessionTable::ask_hop_move`]).
 //! 7. **Measurements order nothing.** A session's bytes, the time of its SYN and its server's sequence number
 //!    are stored beside the lines, by slot, and written without a lock. At a session's end, or when two
 //!    sessions share an entry, a measurement may be lost; a session never is.
@@ -43,6 +44,7 @@ mod entry;
 mod glimpse;
 mod handshakes;
 mod hash;
+mod hop_moves;
 mod index;
 mod line;
 mod memory;
@@ -59,6 +61,7 @@ pub use entry::{Candidate, Removed, Session, SessionRef, WORKER_UNCOUNTED};
 pub use glimpse::Glimpse;
 pub(crate) use glimpse::LastSeen;
 pub use hash::{FlowHash, Key, Tuple};
+pub use hop_moves::HopMove;
 pub use index::{Lane, Place};
 pub(crate) use line::Line;
 pub use pool::SlotCache;

@@ -16,7 +16,7 @@ use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 pub struct Stored {
     /// Address, in the order of the wire ([`wire_words`]).
     pub(super) client: [u64; 2],
-    /// Source address (8 bits), backend (24), client port (16), service port (16).
+    /// Source address (8 bits), [`MOVING`] (1), backend (23), client port (16), service port (16).
     pub(super) endpoints: u64,
     /// Version (32 bits; odd is live), source port (16), UDP or not (1), worker (7), TCP state (8).
     pub(super) state: u64,
@@ -33,7 +33,7 @@ impl Stored {
     pub(super) fn new(session: &Session, version: u32) -> Self {
         debug_assert!(
             session.backend.0 <= BACKEND_BITS,
-            "a backend id has 24 bits"
+            "a backend id has 23 bits"
         );
         let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
         let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
@@ -152,7 +152,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub const fn is_untagged(&self) -> bool {
-        !is_hop_tagged(self.hop)
+        self.hop & HOP_TAGGED == 0
     }
 
     /// Whether the tuple has the client's address and port, and the service port.
@@ -263,7 +263,10 @@ impl HopBits {
 }
 
 /// The bits of a backend id in a line.
-const BACKEND_BITS: u32 = 0x00ff_ffff;
+const BACKEND_BITS: u32 = 0x007f_ffff;
+/// In the endpoints: a move of the return hop waits for the server. The fast path takes it for a part of the
+/// backend's id, finds no such backend and leaves the packet to the general path.
+pub(super) const MOVING: u64 = 1 << 55;
 
 /// Marks the origin of a UDP session; the bits below it are the worker's number.
 const UDP: u8 = 1 << 7;
@@ -287,6 +290,12 @@ fn hop_word(route: HopBits, hop: NextHop) -> u64 {
     u64::from_be_bytes([route.0, hop.port.0, a, b, c, d, e, f])
 }
 
+/// The backend's id, above all others if a move of the return hop waits.
+#[inline(always)]
+pub(super) const fn steady_backend_of(endpoints: u64) -> BackendId {
+    BackendId(high(endpoints) & 0x00ff_ffff)
+}
+
 #[inline(always)]
 pub(super) const fn backend_of(endpoints: u64) -> BackendId {
     BackendId(high(endpoints) & BACKEND_BITS)
@@ -302,11 +311,8 @@ pub(super) const fn protocol_of(state: u64) -> Protocol {
     }
 }
 
-#[inline(always)]
-pub(super) const fn is_hop_tagged(hop: u64) -> bool {
-    let [route, ..] = hop.to_be_bytes();
-    HopBits(route).count() != 0
-}
+/// The bits of a return hop's tag count.
+pub(super) const HOP_TAGGED: u64 = 3 << 60;
 
 /// A return hop's word without its sequence number.
 #[inline(always)]

@@ -8,7 +8,8 @@ use waxwing_packet::VlanTags;
 
 use super::connects::Connects;
 use super::handshakes::ServerSequences;
-use super::hash::Key;
+use super::hash::{Draws, Key};
+use super::hop_moves::{HopMove, HopMoves, Judged};
 use super::index::Index;
 use super::line::Line;
 use super::memory::allocate;
@@ -58,6 +59,8 @@ pub struct SessionTable {
     bytes: Box<[AtomicU64]>,
     connects: Connects,
     server_sequences: ServerSequences,
+    draws: Draws,
+    hop_moves: HopMoves,
     /// An insert holds those of its two tuples' hashes.
     tuple_locks: Stripes,
     /// By slot: held while a return hop is written and while a session is removed.
@@ -100,6 +103,8 @@ impl SessionTable {
             bytes: allocate(sessions_max as usize).map_err(no_memory)?,
             connects: Connects::new(sessions_max).map_err(no_memory)?,
             server_sequences: ServerSequences::new(sessions_max).map_err(no_memory)?,
+            draws: Draws::new(seed),
+            hop_moves: HopMoves::new(),
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
@@ -117,6 +122,12 @@ impl SessionTable {
     #[must_use]
     pub fn hash(&self, tuple: &Tuple) -> FlowHash {
         self.key.local(tuple)
+    }
+
+    /// A number drawn by a hash, which others may see: it shows nothing of the hash.
+    #[must_use]
+    pub fn draw(&self, hash: FlowHash) -> u64 {
+        self.draws.of(hash)
     }
 
     /// To look up the flows of a batch.
@@ -279,6 +290,37 @@ impl SessionTable {
         }
     }
 
+    /// Asks for another return hop: its server's next packets decide ([`SessionTable::judge_hop_move`]).
+    pub fn ask_hop_move(&self, at: SessionRef, to: HopMove) {
+        let _lock = self.slot_locks.lock(at.slot as usize);
+        if let Some(line) = self.line(at) {
+            self.hop_moves.note(at, to);
+            line.set_moving(true);
+        }
+    }
+
+    /// Whether a move of the return hop waits for the server.
+    #[inline]
+    #[must_use]
+    pub fn is_hop_moving(&self, at: SessionRef) -> bool {
+        self.line(at).is_some_and(Line::is_moving)
+    }
+
+    /// Replaces the return hop if the packet that asked for it fits a packet of the server, which ends at
+    /// `sequence` and acknowledges `acknowledgment`.
+    pub fn judge_hop_move(&self, at: SessionRef, sequence: u32, acknowledgment: u32) {
+        let _lock = self.slot_locks.lock(at.slot as usize);
+        let Some(line) = self.line(at) else {
+            return;
+        };
+        match self.hop_moves.judge(at, sequence, acknowledgment) {
+            Judged::Waits => return,
+            Judged::Moves(to) => line.set_hop(to.hop, &to.tags),
+            Judged::Stays => {}
+        }
+        line.set_moving(false);
+    }
+
     /// Applies `f` to the TCP state and returns the states before and after; `None` if the session has ended.
     /// Writes only if `f` changes the state; calls `f` again if another worker changed it meanwhile.
     #[inline]
@@ -333,6 +375,7 @@ impl SessionTable {
             + self.index.memory_bytes()
             + self.capacity() * size_of::<u32>()
             + 2 * Stripes::memory_bytes()
+            + HopMoves::memory_bytes()
     }
 
     pub(super) fn cursors(&self) -> &Cursors {

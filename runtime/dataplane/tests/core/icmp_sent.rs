@@ -7,6 +7,7 @@ use crate::frames::{
     reply, reply_segment, request, segment,
 };
 use crate::world::{BACK, CLIENT_MAC, FRONT, PORT_MACS, Plan, Settings, V4, V6, World};
+use waxwing_dataplane::model::Port;
 use waxwing_dataplane::{DropReason, PortId};
 use waxwing_packet::{Delta, Mac, Packet, Protocol, Quote, Transport, VlanTags, parse};
 use waxwing_testkit::build;
@@ -14,10 +15,20 @@ use waxwing_testkit::build;
 /// The highest hop limit that is not forwarded.
 pub(crate) const LAST_HOP: u8 = 1;
 
+/// By which replies with [`tagged`] tags come.
+const BACK_VLAN: PortId = PortId(2);
+
 /// A world with one session, and a frame of each direction made from it.
 pub(crate) fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
+    let vlan = Port {
+        wire: BACK,
+        tags: tagged(),
+        announces: false,
+        ..Port::attached(BACK_VLAN, "vlan".into(), PORT_MACS[1], mtu)
+    };
     let mut world = World::new(Settings {
         mtu,
+        vlans: vec![vlan],
         ..Settings::new(plan, protocol)
     });
     match protocol {
@@ -30,6 +41,7 @@ pub(crate) fn opened(plan: Plan, protocol: Protocol, mtu: u16) -> World {
             one(&world.frame(BACK, &datagram_back(plan, 0, 4000)));
         }
     }
+    world.reach_also_by(BACK_VLAN);
     world
 }
 
@@ -235,7 +247,7 @@ fn no_error_is_sent_where_the_rfcs_forbid_it() {
     };
     for (frame, reason) in [
         (may_be_cut, DropReason::TooBig),
-        (from_group.frame(), DropReason::HopLimit),
+        (from_group.frame(), DropReason::Martian),
         (damaged(last_hop.frame()), DropReason::Malformed),
     ] {
         assert!(world.frame(FRONT, &frame).is_empty(), "{reason:?}");

@@ -35,6 +35,7 @@ mod sessions;
 mod shares;
 mod source_nat;
 mod source_pools;
+mod spoofed;
 mod transparent;
 mod verdicts;
 mod vip_responder;

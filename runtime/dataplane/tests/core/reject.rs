@@ -124,7 +124,7 @@ fn packets_that_must_not_be_answered_are_dropped() {
         ..loud.clone()
     };
     for (settings, frame, reason) in [
-        (loud.clone(), from_group.frame(), DropReason::NoBackend),
+        (loud.clone(), from_group.frame(), DropReason::Martian),
         (loud, damaged, DropReason::Malformed),
         (middle, request(V4, 4000, ACK), DropReason::MidStream),
         (silent, request(V4, 4000, SYN), DropReason::NoBackend),

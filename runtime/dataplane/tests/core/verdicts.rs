@@ -34,7 +34,7 @@ fn every_drop_has_its_reason() {
     // fragments.
     let mut last_hop = segment(V4, 4000, SYN);
     last_hop.hop_limit = 1;
-    last_hop.link.source = Mac([1, 0, 0, 0, 0, 1]);
+    last_hop.link.destination = Mac([1, 0, 0, 0, 0, 1]);
     let mut large = segment(V4, 4000, SYN);
     large.payload = &[7; 400];
     let mut large = large.frame();

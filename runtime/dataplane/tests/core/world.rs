@@ -10,8 +10,8 @@ use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::{BackendCounters, Counter, WorkerCounters};
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::model::{
-    Backend, Bridge, MidStream, NoBackend, Port, Service, SessionAction, SourceId, SourcePool,
-    SourceUse, Sources, Timeouts,
+    Backend, Bridge, Faces, MidStream, NoBackend, Port, Service, SessionAction, SourceId,
+    SourcePool, SourceUse, Sources, Timeouts,
 };
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::policy::{Closed, PickContext, TickContext};
@@ -181,6 +181,10 @@ pub(crate) struct Settings {
     /// Transparent mode: whether the two ports belong to a bridge.
     pub(crate) transparent: bool,
     pub(crate) fragments: FragmentLimits,
+    /// The balancer's own addresses, and its subnets' broadcast addresses.
+    pub(crate) own: Vec<Address>,
+    /// What the config says of who is behind [`FRONT`] and [`BACK`].
+    pub(crate) faces: [Option<Faces>; 2],
     /// Ports from number 2 on.
     pub(crate) vlans: Vec<Port>,
     /// Whether the fast path is switched off.
@@ -215,6 +219,8 @@ impl Default for Settings {
             rejects_unserved: false,
             transparent: false,
             fragments: FragmentLimits::default(),
+            own: Vec::new(),
+            faces: [None; 2],
             vlans: Vec::new(),
             without_fast_path: false,
         }
@@ -299,6 +305,7 @@ impl Settings {
         let ports = (0..)
             .zip(ports)
             .map(|(id, (name, mac, peer))| Port {
+                faces: self.faces[usize::from(id)],
                 bridge: self.transparent.then(|| bridge(peer)),
                 ..Port::attached(PortId(id), name.into(), mac, self.mtu)
             })
@@ -309,7 +316,8 @@ impl Settings {
             .answering_ping(self.ping)
             .rejecting_unserved(self.rejects_unserved)
             .limiting_sources(self.source_limit)
-            .with_sources(Sources::new(&sources, &self.pools));
+            .with_sources(Sources::new(&sources, &self.pools))
+            .with_own(self.own.clone());
         if self.without_fast_path {
             snapshot.without_fast_path()
         } else {
@@ -406,6 +414,14 @@ impl World {
             })],
             kept: Vec::new(),
             release,
+        }
+    }
+
+    /// Has every backend reached by this port too.
+    pub(crate) fn reach_also_by(&self, port: PortId) {
+        let hops = &self.shared.next_hops;
+        for id in (0..64).map(BackendId).filter(|id| hops.get(*id).is_some()) {
+            hops.set_among(id, hops.get(id), &[port]);
         }
     }
 

@@ -6,7 +6,7 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Backend, PortId};
 use waxwing_packet::reject::IcmpError;
-use waxwing_packet::{Address, Family, Link, Protocol, TcpFlags, VlanTags};
+use waxwing_packet::{Address, Family, Link, Mac, Protocol, TcpFlags, VlanTags};
 use waxwing_testkit::build;
 
 use crate::addresses::{BACK, FRONT, PORT_MACS, any_service, server_mac, service_addresses};
@@ -107,7 +107,7 @@ pub(super) fn unknown_datagram(hosts: &Hosts, random: &mut Random) -> Departure 
     (FRONT, datagram.frame())
 }
 
-/// Forged segments with a connection's addresses and ports, from the client's or the server's side.
+/// Forged segments with a connection's addresses and ports, in the name of either end, from either side.
 pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<Departure>) {
     let Some(victim) = hosts.any_victim(random) else {
         return;
@@ -123,26 +123,41 @@ pub(super) fn forged_segments(hosts: &Hosts, random: &mut Random, out: &mut Vec<
     ];
     for _ in 0..random.between(1, 4) {
         let (port, ends) = sides(victim, random);
-        let (link, tags) = hosts.link(&ends, port);
+        let (mut link, tags) = hosts.link(&ends, port);
+        if random.chance(300) {
+            link.source = Mac([2, 0, 0, 0, 66, 66]);
+        }
         let numbers = (victim.client.send_next(), victim.client.receive_next());
         let (sequence, acknowledgment) = if port == FRONT {
             numbers
         } else {
             (numbers.1, numbers.0)
         };
+        // Attackers of both sides do not agree on numbers: a pair that fits would move the return hop.
+        let far = if port == FRONT { 1 << 31 } else { 1 << 30 };
         let segment = build::Tcp {
             link,
             tags,
             source: (ends.source, ends.source_port),
             destination: (ends.destination, ends.destination_port),
             flags: TcpFlags(random.one(&kinds)),
-            sequence: sequence.wrapping_add(1 << 31),
-            acknowledgment: acknowledgment.wrapping_add(1 << 31),
+            sequence: sequence.wrapping_add(far),
+            acknowledgment: acknowledgment.wrapping_add(far),
             payload: FORGED,
             ..Default::default()
         };
-        out.push((port, segment.frame()));
+        out.push(from_any_side((port, segment.frame()), random));
     }
+}
+
+/// A frame that arrives now and then on the wrong side.
+fn from_any_side((port, mut frame): Departure, random: &mut Random) -> Departure {
+    if random.chance(700) {
+        return (port, frame);
+    }
+    let other = if port == FRONT { BACK } else { FRONT };
+    frame[..6].copy_from_slice(&PORT_MACS[other.index()].0);
+    (other, frame)
 }
 
 /// A connection's tuple on one side of the balancer, and that side's port. An attacker does not know when
@@ -202,7 +217,7 @@ pub(super) fn spoofed_reply(plan: &Plan, random: &mut Random) -> Departure {
         }
         .frame(),
     };
-    (BACK, frame)
+    from_any_side((BACK, frame), random)
 }
 
 /// A copy of an observed frame with some bytes changed; `None` if its receiver would accept it.
@@ -310,5 +325,5 @@ pub(super) fn icmp_error(hosts: &Hosts, vip: (Address, u16), random: &mut Random
         },
         quote: &quoted.frame()[14..],
     };
-    (port, error.frame())
+    from_any_side((port, error.frame()), random)
 }

@@ -1,13 +1,9 @@
 //! The attackers of a siege.
 //!
 //! Invariant: they know every address and port but no sequence number. They send all that a host outside the
-//! connection can send in the name of either end, except:
-//!
-//! - The server's FIN. The balancer considers a connection closed once both ends sent a FIN, because it does
-//!   not track sequence numbers; a full table may evict it. The client's FIN alone is forged.
-//! - A client's packet from the servers' network. The return route of a client is the route of its packets,
-//!   so
-//!   a host there that can forge them receives the replies.
+//! connection can send in the name of either end, from either side, except the server's FIN from the servers'
+//! side. The balancer considers a connection closed once both ends sent a FIN, because it does not track
+//! sequence numbers; a full table may evict it. The client's FIN is forged.
 
 use waxwing_dataplane::PortId;
 use waxwing_packet::{Address, Packet, Protocol, TcpFlags, Transport, parse};
@@ -117,14 +113,14 @@ fn is_valid_datagram(frame: &[u8]) -> bool {
     view(frame).is_some_and(|view| view.protocol == UDP) && is_acceptable(frame)
 }
 
-/// Whether a frame is one of the two kinds that attackers do not send; see above.
+/// Whether a frame is a server's FIN from the servers' side, which attackers do not send; see above.
 fn is_excluded(plan: &Plan, port: PortId, frame: &[u8]) -> bool {
     let Ok(Packet::Ip(packet)) = parse(frame) else {
         return false;
     };
     let closes =
         matches!(packet.transport, Transport::Tcp { flags, .. } if flags.has(TcpFlags::FIN));
-    port == BACK && (closes || is_client(plan, packet.source))
+    port == BACK && closes && !is_client(plan, packet.source)
 }
 
 /// Whether an address is one of the plan's clients.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use waxwing_dataplane::BackendId;
 use waxwing_dataplane::counters::SessionCounts;
 use waxwing_dataplane::session::Phase;
+use waxwing_packet::Protocol;
 
 use super::Oracle;
 use super::turn::{Turn, evictions, source_of, tuple_of_session};
@@ -64,8 +65,11 @@ impl Oracle {
             // The client's last packet sets the route, even if another worker received it or it was dropped
             // after the look-up. Of several packets in a batch, any may be the last.
             let route = (session.hop, session.tags);
-            let stayed = model.routes.is_empty() || model.uncertain;
-            let is_known = model.routes.contains(&route) || (stayed && route == model.route);
+            let is_confirmed = model.is_established() && model.protocol == Protocol::Tcp;
+            let stayed = model.routes.is_empty() || model.uncertain || is_confirmed;
+            let is_known = model.routes.contains(&route)
+                || model.candidates.contains(&route)
+                || (stayed && route == model.route);
             if !(is_known || self.fragment_routes.has(&tuple, route)) {
                 return Err(format!(
                     "{route:?} is not the route to the client: {model:?}"

@@ -258,6 +258,7 @@ impl Oracle {
             at: None,
             route,
             routes: Vec::new(),
+            candidates: Vec::new(),
             turn: self.turn,
             was_established: false,
             was_open: false,

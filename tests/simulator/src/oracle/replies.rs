@@ -4,7 +4,7 @@ use waxwing_dataplane::session::Tuple;
 use waxwing_packet::Protocol;
 
 use super::drops::{is_excused, is_time_exceeded};
-use super::routes::route_to;
+use super::routes::{is_from_server, route_of, route_to};
 use super::session_model::{is_server_syn, touch};
 use super::turn::{Turn, evictions};
 use super::{Oracle, translation};
@@ -31,7 +31,12 @@ impl Oracle {
         model.may_end |= model.is_expired(&self.timeouts, self.latest)
             || self.leaving.may_have_ended(model.backend, model.seen)
             || (opens_another && !model.stayed_open());
+        let is_spoofed = !is_from_server(received.source, &route_of(frame));
         match frame.outcomes.first() {
+            None if is_spoofed => return Ok(()),
+            Some(Outcome::Sent(..)) if is_spoofed => {
+                return Err(format!("a spoofed reply was believed: {model:?}"));
+            }
             Some(Outcome::ToKernel(_)) => {
                 let evicted = !model.was_established && evictions(turn.balancer) > model.evictions;
                 // Replies are looked up before the new sessions of the batch are opened.
@@ -61,8 +66,7 @@ impl Oracle {
                     translation::check_reply(frame, received, (*port, out), (&tuple, &sent))?;
                 }
                 let route = route_to(*port, out);
-                let is_known = route == model.route || model.routes.contains(&route);
-                if !(is_error || is_known || fragment_routes.has(&tuple, route)) {
+                if !(is_error || model.is_route(&route) || fragment_routes.has(&tuple, route)) {
                     return Err(format!(
                         "{route:?} is not the route to the client: {model:?}"
                     ));

@@ -10,6 +10,7 @@ use super::session_model::{SessionModel, is_client_syn, touch};
 use super::turn::{Turn, backend_of, evictions, source_of};
 use super::{Oracle, translation};
 use crate::balancer::{Handled, Outcome};
+use crate::hosts::FORGED;
 use crate::view::{View, view};
 
 impl Oracle {
@@ -28,7 +29,19 @@ impl Oracle {
                 || may_end(turn, model, received, tuple.protocol);
         }
         let model = self.models.get(&tuple);
+        let came = model.map_or(Some(true), |model| model.may_come(&route_of(frame)));
         match frame.outcomes.first() {
+            None if came == Some(false) => Ok(()),
+            Some(Outcome::Sent(..)) if came == Some(false) => {
+                Err(format!("a spoofed request was believed: {model:?}"))
+            }
+            None if came.is_none() => {
+                if let Some(model) = self.models.get_mut(&tuple) {
+                    model.uncertain = true;
+                    model.routes.push(route_of(frame));
+                }
+                Ok(())
+            }
             // Another host may own a removed VIP.
             Some(Outcome::ToKernel(_)) if !turn.snapshot().is_vip(tuple.destination) => {
                 self.request_dropped(turn, frame, received, tuple)
@@ -119,7 +132,7 @@ impl Oracle {
         model.uncertain |= model.replaced_this_turn && is_client_syn(received.flags);
         model.tcp.client_sent(received);
         model.is_seen(now);
-        model.routes.push(route_of(frame));
+        model.came_by(route_of(frame), is_forged(frame, received));
         Ok(())
     }
 
@@ -138,7 +151,7 @@ impl Oracle {
                     "a frame of a protected session was dropped: {model:?}"
                 ));
             }
-            model.routes.push(route_of(frame));
+            model.came_by(route_of(frame), is_forged(frame, received));
             if model.may_end {
                 model.uncertain = true;
             } else {
@@ -153,6 +166,14 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Whether an attacker made the frame, whose sequence numbers are outside every window.
+fn is_forged(frame: &Handled, received: &View) -> bool {
+    let payload = frame
+        .bytes
+        .get(usize::from(received.payload)..usize::from(received.end));
+    payload == Some(FORGED)
 }
 
 /// After so many ticks of silence, a SYN moves the session of a removed backend.

@@ -2,7 +2,7 @@
 
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{NextHop, PortId};
-use waxwing_packet::{Address, Packet, VlanTags, parse};
+use waxwing_packet::{Address, Mac, Packet, VlanTags, parse};
 
 use crate::addresses::{BACK, PORT_MACS, server_mac, server_port};
 use crate::balancer::Handled;
@@ -50,6 +50,28 @@ pub(super) fn route_of(frame: &Handled) -> Route {
 pub(super) fn route_to(port: PortId, out: &[u8]) -> Route {
     let (mac, _) = macs(out);
     (NextHop { port, mac }, vlan_tags(out))
+}
+
+/// Whether a server's frame came by the port and VLAN that it is behind.
+pub(super) fn is_from_server(server: Address, (hop, tags): &Route) -> bool {
+    let (_, expected) = server_port(server);
+    let is_untagged = expected == VlanTags::NONE && tags.is_untagged();
+    hop.port == BACK && (is_untagged || tags.is_same_vlan(&expected))
+}
+
+/// Whether a MAC address may be a sender's.
+fn is_station(mac: Mac) -> bool {
+    !mac.is_group() && mac != Mac([0; 6])
+}
+
+/// Whether a client whose route is `from` may send by the route `to`: by any on its own side, and from the
+/// servers' side only by the same VLAN.
+pub(super) fn may_move(from: &Route, to: &Route) -> bool {
+    is_station(to.0.mac) && (to.0.port != BACK || is_same_vlan(from, to))
+}
+
+fn is_same_vlan(from: &Route, to: &Route) -> bool {
+    from.0.port == to.0.port && from.1.is_same_vlan(&to.1)
 }
 
 /// Whether a sent frame has the link header of frames to a backend.

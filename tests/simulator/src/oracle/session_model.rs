@@ -8,7 +8,7 @@ use waxwing_dataplane::session::{Phase, SessionRef, Tuple};
 use waxwing_dataplane::{BackendId, Tick};
 use waxwing_packet::{Address, Protocol, TcpFlags};
 
-use super::routes::Route;
+use super::routes::{Route, may_move};
 use crate::view::View;
 
 const FIN: u8 = TcpFlags::FIN;
@@ -144,6 +144,8 @@ pub(super) struct SessionModel {
     pub(super) route: Route,
     /// The routes that the client's packets of this turn arrived by.
     pub(super) routes: Vec<Route>,
+    /// Routes that packets of an established TCP session came by: its server may confirm them later.
+    pub(super) candidates: Vec<Route>,
     /// The last turn with a packet of it.
     pub(super) turn: u64,
     /// Whether it was established and assured before that turn.
@@ -164,6 +166,35 @@ impl SessionModel {
     /// Whether it is established and assured.
     pub(super) fn is_established(&self) -> bool {
         self.tcp.phase() == Phase::Established && self.tcp.is_assured(self.protocol)
+    }
+
+    /// Whether its client may send by this route: surely (`Some(true)`), surely not, or depending on the order
+    /// of this turn's packets.
+    pub(super) fn may_come(&self, route: &Route) -> Option<bool> {
+        let mut known = std::iter::once(&self.route).chain(&self.routes);
+        let may = |from: &Route| may_move(from, route);
+        // A session that may have ended may also have been opened anew from there.
+        let is_new = self.at.is_none() || self.may_end || self.uncertain;
+        match (known.clone().all(may), known.any(may) || is_new) {
+            (true, _) => Some(true),
+            (false, true) => None,
+            (false, false) => Some(false),
+        }
+    }
+
+    /// Notes the route of a client's packet. `is_forged`: its numbers are outside every window.
+    pub(super) fn came_by(&mut self, route: Route, is_forged: bool) {
+        if !self.is_protected() || self.protocol == Protocol::Udp {
+            self.routes.push(route);
+        }
+        if !is_forged && !self.candidates.contains(&route) {
+            self.candidates.push(route);
+        }
+    }
+
+    /// Whether replies may go by this route.
+    pub(super) fn is_route(&self, route: &Route) -> bool {
+        *route == self.route || self.routes.contains(route) || self.candidates.contains(route)
     }
 
     /// Notes that a packet passed.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use waxwing_dataplane::model::Faces;
 use waxwing_dataplane::{Ports, SourceLimit};
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::CanaryRules;
@@ -104,6 +105,8 @@ impl Rings {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     pub interface: Located<Arc<str>>,
+    /// Who is behind it; `None` if it is to be found out.
+    pub faces: Option<Faces>,
 }
 
 /// Whether the driver shares frames with the worker or copies them.

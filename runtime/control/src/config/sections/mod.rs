@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 use waxwing_dataplane::SourceLimit;
+use waxwing_dataplane::model::Faces;
 use waxwing_plugin::CanaryRules;
 
 use super::model::{
@@ -36,6 +37,7 @@ const ZERO_COPY: [(&str, ZeroCopy); 3] = [
     ("require", ZeroCopy::Require),
     ("off", ZeroCopy::Off),
 ];
+const FACES: [(&str, Faces); 2] = [("clients", Faces::Clients), ("servers", Faces::Servers)];
 const POLL: [(&str, Poll); 2] = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
 const MODE: [(&str, Mode); 2] = [
     (Mode::Routed.label(), Mode::Routed),
@@ -246,8 +248,10 @@ fn ports(root: &Table<'_, '_>, problems: &mut Problems) -> Vec<Port> {
     let tables = root.tables(&schema::PORT, problems);
     let read = |table: &Table<'_, '_>| {
         let interface = table.parsed(&schema::INTERFACE, problems, values::interface);
+        let faces = table.choice(&schema::FACES, &FACES, problems);
         Some(Port {
             interface: interface?.map(Arc::from),
+            faces: faces.map(|faces| faces.value),
         })
     };
     tables.iter().filter_map(read).collect()

@@ -4,6 +4,7 @@
 //! request to resolve a neighbour, which the kernel does with its own ARP or NDP.
 
 mod bridge;
+mod matching;
 mod nexthops;
 pub(crate) mod routes;
 #[cfg(test)]
@@ -67,6 +68,29 @@ pub struct LocalAddress {
     pub link: u32,
     /// The address.
     pub address: Address,
+    /// The length of its subnet's prefix.
+    pub prefix_len: u8,
+}
+
+/// Returns the length of the prefix that is one address.
+fn host_prefix_len(address: Address) -> u8 {
+    match address.family() {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
+impl LocalAddress {
+    /// Returns the broadcast address of its subnet, if that has one (IPv4, RFC 919, RFC 3021).
+    pub(crate) fn broadcast(&self) -> Option<Address> {
+        let is_v4 = self.address.family() == Family::V4;
+        let hosts = 32_u32
+            .checked_sub(self.prefix_len.into())
+            .filter(|bits| *bits >= 2 && is_v4)?;
+        let mask = u32::MAX.checked_shr(32 - hosts)?;
+        let octets = u32::from_be_bytes(self.address.v4_octets()) | mask;
+        Some(Address::v4(octets.to_be_bytes()))
+    }
 }
 
 /// Identifies a neighbour: the interface's index, and the address on that link.
@@ -197,12 +221,8 @@ impl Kernel {
     /// # Errors
     /// [`NoRoute`].
     pub async fn route_to(&self, destination: Address) -> Result<Route, NoRoute> {
-        let prefix = match destination.family() {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        };
         let request = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination.into(), prefix)
+            .destination_prefix(destination.into(), host_prefix_len(destination))
             .map_err(|e| NoRoute::Netlink(e.to_string()))?
             .build();
         let answer = self.handle.route().get(request).execute().try_next().await;
@@ -417,6 +437,7 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
     Some(LocalAddress {
         link: message.header.index,
         address: address.into(),
+        prefix_len: message.header.prefix_len,
     })
 }
 

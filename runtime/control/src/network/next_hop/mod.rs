@@ -19,7 +19,7 @@ use waxwing_packet::{Address, VlanTags};
 use crate::log_limit::LogLimit;
 use crate::network::bridge::Stations;
 use crate::network::hop_state::{Condition, HopState};
-use crate::network::host::HostNetwork;
+use crate::network::host::{HostNetwork, is_link_local};
 use crate::network::kernel::{Kernel, Neighbour, NeighbourKey, NetworkChange, NoRoute, Route};
 use crate::network::port::{MovedNeighbour, PortLink};
 use crate::network::return_routes::{ReturnPlan, ReturnRoutes, ReturnState};
@@ -37,6 +37,8 @@ struct BackendRoute {
     backends: Vec<BackendId>,
     /// `None` until the first look-up.
     route: Option<Result<Route, NoRoute>>,
+    /// The outgoing interfaces of all its routes: its replies may come by each.
+    links: Vec<u32>,
     /// Whether packets wait for its next hop.
     wanted: bool,
 }
@@ -158,19 +160,26 @@ impl NextHopTable {
         let entry = NeighbourEntry::next(before, neighbour);
         let turned = before.is_none_or(|before| before.reach != entry.reach);
         self.neighbours.insert(neighbour.key, entry);
-        if let Some(probe) = self.probes.get_mut(&neighbour.key) {
-            self.changed = true;
-            if let Some((wire, tags)) = wire
-                && let Some(to) = entry.mac
-                && let Some(from) = probe.last_mac.replace(to).filter(|from| *from != to)
-            {
-                self.moved.push(MovedNeighbour {
+        if let Some((wire, tags)) = wire
+            && let Some(to) = entry.mac
+        {
+            let address = neighbour.key.1;
+            let (from, client) = match self.probes.get_mut(&neighbour.key) {
+                Some(probe) => (probe.last_mac.replace(to), None),
+                None if is_link_local(address) => (None, None),
+                None => (before.and_then(|it| it.mac), Some(address)),
+            };
+            self.moved
+                .extend(from.filter(|from| *from != to).map(|from| MovedNeighbour {
                     wire,
                     tags,
+                    client,
                     from,
                     to,
-                });
-            }
+                }));
+        }
+        if let Some(probe) = self.probes.get_mut(&neighbour.key) {
+            self.changed = true;
             if turned && matches!(entry.reach, Reach::Stale | Reach::Lost) {
                 probe.at = None;
             }
@@ -197,16 +206,21 @@ impl NextHopTable {
         let addresses = backends.iter().copied().collect();
         for (id, address) in backends {
             let entry = self.routes.entry(address);
-            let known = entry.or_insert_with(|| BackendRoute {
-                backends: Vec::new(),
-                route: before.remove(&address).and_then(|known| known.route),
-                wanted: false,
+            let known = entry.or_insert_with(|| {
+                let before = before.remove(&address);
+                let (route, links) = before.map_or((None, Vec::new()), |it| (it.route, it.links));
+                BackendRoute {
+                    backends: Vec::new(),
+                    route,
+                    links,
+                    wanted: false,
+                }
             });
             known.backends.push(id);
         }
         for id in std::mem::replace(&mut self.addresses, addresses).into_keys() {
             if !self.addresses.contains_key(&id) {
-                self.hops.set(id, None);
+                self.hops.forget(id);
             }
         }
         self.forget_unused();
@@ -240,12 +254,16 @@ impl NextHopTable {
             return;
         }
         let mut answers = futures_util::stream::iter(due)
-            .map(async |address| (address, kernel.route_to(address).await))
+            .map(async |address| {
+                let route = kernel.route_to(address).await;
+                (address, route, kernel.links_to(address).await)
+            })
             .buffer_unordered(AT_ONCE);
-        while let Some((address, route)) = answers.next().await {
+        while let Some((address, route, links)) = answers.next().await {
             if let Some(known) = self.routes.get_mut(&address) {
-                self.changed |= known.route.as_ref() != Some(&route);
+                self.changed |= known.route.as_ref() != Some(&route) || known.links != links;
                 known.route = Some(route);
+                known.links = links;
             }
         }
         drop(answers);
@@ -367,9 +385,12 @@ impl NextHopTable {
                 .port
                 .zip(state.mac)
                 .map(|(port, mac)| NextHop { port, mac });
+            let others = known.links.iter().filter_map(|link| self.port_of(*link));
+            let others: Vec<PortId> = others.collect();
             for id in &known.backends {
-                if self.hops.get(*id) != hop {
-                    self.hops.set(*id, hop);
+                let before = self.hops.get(*id);
+                self.hops.set_among(*id, hop, &others);
+                if before != hop {
                     let kind = if hop.is_some() {
                         "resolved"
                     } else {

@@ -158,6 +158,7 @@ fn port(index: u32, vlan: &VlanPort, host: &HostNetwork, attached: &[Port]) -> O
         announces: vlan.problem.is_none()
             && link.up
             && host.addresses_of(index).any(|a| !is_link_local(a)),
+        faces: wire.faces,
         bridge: wire.bridge,
     })
 }

@@ -125,6 +125,7 @@ fn vlan_devices_follow_the_ports_with_their_own_mtu() {
     links[2].mtu = 1400;
     let mut host = host(links);
     let own = |link, text: &str| LocalAddress {
+        prefix_len: 24,
         link,
         address: text.parse::<IpAddr>().unwrap().into(),
     };

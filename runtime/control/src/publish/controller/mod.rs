@@ -192,7 +192,9 @@ impl Controller {
         self.wait_acknowledged(ACKNOWLEDGE_MAX).await?;
         let mut catalog = self.catalog.clone();
         let effects = self.health.effects(config);
-        let snapshot = catalog.apply(config, &self.ports, &self.shared.gauges, &effects)?;
+        let snapshot = catalog
+            .apply(config, &self.ports, &self.shared.gauges, &effects)?
+            .with_own(self.resolver.host().borrow().never_sources());
         let options = BindOptions {
             workers: self.workers.len(),
             seed: self.seed,

@@ -39,7 +39,10 @@ impl Controller {
             bridge::set_peers(&mut self.attached, &self.links, &host);
         }
         let ports = with_vlans(&self.attached, &self.ports, &host);
-        if ports != self.ports {
+        let mut own = [host.never_sources(), self.snapshot.vips().to_vec()].concat();
+        own.sort_unstable();
+        own.dedup();
+        if ports != self.ports || own != self.snapshot.own() {
             self.ports = ports;
             self.republish().await;
         }
