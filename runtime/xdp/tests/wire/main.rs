@@ -17,7 +17,7 @@ use waxwing_xdp::{Options, PollMode};
 use crate::bed::{ip, small};
 use crate::frames::{every_frame_is_answered, frame_start_moves, transmit_ring_full, two_queues};
 use crate::host::{
-    hold, kernel_path, killed, mtu_too_large, one_owner, veth_keeps_its_interrupts,
+    hold, kernel_path, killed, made_again, mtu_too_large, one_owner, veth_keeps_its_interrupts,
     without_a_socket_frames_are_counted,
 };
 use crate::jumbo::{
@@ -70,12 +70,13 @@ fn trials(skip: bool) -> Vec<Trial> {
         let test = move || every_frame_is_answered(&options, count, window);
         Trial::test(format!("every frame is answered: {name}"), test)
     });
-    let tests: [(&str, Test); 18] = [
+    let tests: [(&str, Test); 19] = [
         ("two queues, two workers", two_queues),
         ("a frame's start moves", frame_start_moves),
         ("a full transmit ring", transmit_ring_full),
         ("frames passed to the kernel", kernel_path),
         ("one owner of an interface", one_owner),
+        ("a port made again, with fewer queues", made_again),
         (
             "without a socket frames are counted",
             without_a_socket_frames_are_counted,
