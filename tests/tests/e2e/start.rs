@@ -126,14 +126,16 @@ fn signals_while_it_starts_end_nothing_or_all_cleanly() -> Result<()> {
     Ok(())
 }
 
-/// The longest path that a socket can have, in a folder with what a killed run left.
+/// The longest path that a socket can have, in a folder with what a killed run left. Nothing beside it has a
+/// path that a socket can have.
 fn leftovers_of_a_killed_run_stop_no_start() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
-    let folder = topology.scratch.path().join("s");
+    let scratch = topology.scratch.path();
+    let name = 107 - scratch.as_os_str().len() - "//s".len();
+    let folder = scratch.join("w".repeat(name));
     fs::create_dir(&folder)?;
-    let name = 107 - folder.as_os_str().len() - 1;
-    let config = web(&topology).with_socket(folder.join("w".repeat(name)));
+    let config = web(&topology).with_socket(folder.join("s"));
     let mut waxwing = Waxwing::start(&topology, &config)?;
     for _ in 0..3 {
         waxwing.kill();

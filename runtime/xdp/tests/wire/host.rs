@@ -8,11 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
+use waxwing_dataplane::steering::{Rules, Steering as _};
 use waxwing_dataplane::{DropReason, FrameBuf, FrameIo};
+use waxwing_packet::Address;
 use waxwing_xdp::{AttachMode, Class, Options, PollMode, PortOptions, XdpError, ZeroCopy, attach};
 
 use crate::bed::{
-    CLIENT, CLIENT_PORT, FRAME_LEN, PATIENCE, PORT, SERVER, SERVER_PORT, Wire, allocate,
+    CLIENT, CLIENT_PORT, FRAME_LEN, PATIENCE, PORT, SERVER, SERVER_PORT, UDP, Wire, allocate,
     check_idle, end, ip, request, settle, small,
 };
 use crate::{Outcome, ROLE};
@@ -60,6 +62,54 @@ pub(crate) fn kernel_path() -> Outcome {
         Ok(()) => Err("the TAP device still exists".into()),
         Err(_) => Ok(()),
     }
+}
+
+/// A port that is made again under its name, here with fewer queues, is attached at once. Rules older than that
+/// do not give it the MAC address that it had: its frames would stay with the kernel, which routes them past
+/// NAT.
+pub(crate) fn made_again() -> Outcome {
+    let wire = Wire::new(2)?;
+    let (mut server, workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
+    let old = Rules {
+        services: [(Address::v4(SERVER.octets()), SERVER_PORT, UDP)].into(),
+        macs: vec![server.mac],
+        ..Rules::default()
+    };
+    let port = &mut server.attached;
+    port.apply(&old)?;
+    drop(wire);
+    if port.follow().must_bind {
+        return Err("it is to be bound while it is missing".into());
+    }
+    let _wire = Wire::new(1)?;
+    let changes = port.follow();
+    if !changes.must_bind || !is_attached("server")? {
+        return Err(format!("not attached again: {changes:?}").into());
+    }
+    port.apply(&old)?;
+    drop(workers);
+    let mut workers = port.bind_again()?;
+    port.apply(&old)?;
+    let mac = port.reports()[0].interface.mac;
+    if workers.len() != 2 || mac == server.mac {
+        return Err(format!("{} workers, {mac:?}", workers.len()).into());
+    }
+    let mut io = workers.remove(0).into_io();
+    let (client, mut workers) = end("client", &small(), (CLIENT, CLIENT_PORT))?;
+    let mut client_io = workers.remove(0).into_io();
+    let bytes = request(client.mac, mac, 5, FRAME_LEN);
+    let frame = allocate(&mut client_io, &bytes).ok_or("no frame")?;
+    client_io.send(PORT, frame).map_err(DropReason::label)?;
+    client_io.flush();
+    let mut batch = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while batch.is_empty() {
+        if Instant::now() > deadline {
+            return Err(format!("not received: {:?}", server.attached.classes()).into());
+        }
+        io.receive(&mut batch);
+    }
+    Ok(())
 }
 
 fn server_port() -> [PortOptions; 1] {

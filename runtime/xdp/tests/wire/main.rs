@@ -18,7 +18,7 @@ use waxwing_xdp::{Options, PollMode};
 use crate::bed::{ip, small};
 use crate::frames::{every_frame_is_answered, frame_start_moves, transmit_ring_full, two_queues};
 use crate::host::{
-    hold, kernel_path, killed, mtu_too_large, one_owner, veth_keeps_its_interrupts,
+    hold, kernel_path, killed, made_again, mtu_too_large, one_owner, veth_keeps_its_interrupts,
     without_a_socket_frames_are_counted,
 };
 use crate::jumbo::{
@@ -81,6 +81,7 @@ fn trials(skip: bool) -> Vec<Trial> {
         ),
         ("frames passed to the kernel", kernel_path),
         ("one owner of an interface", one_owner),
+        ("a port made again, with fewer queues", made_again),
         (
             "without a socket frames are counted",
             without_a_socket_frames_are_counted,
