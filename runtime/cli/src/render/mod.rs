@@ -13,8 +13,7 @@ mod tests;
 use std::fmt::{self, Write};
 
 use waxwing_control::admin::status::{
-    HealthReport, PortStatus, QueueStatus, ReturnPathStatus, SessionStatus, SourceStatus, Status,
-    WorkerStatus,
+    HealthReport, QueueStatus, ReturnPathStatus, SessionStatus, SourceStatus, Status, WorkerStatus,
 };
 
 use table::Table;

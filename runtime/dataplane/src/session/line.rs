@@ -182,8 +182,8 @@ impl Line {
         self.endpoints.load(Ordering::Relaxed) & stored::MOVING != 0
     }
 
-    /// Sets or clears the flag that a move of the return hop waits. The caller holds the slot's lock and knows
-    /// that the line is live.
+    /// Sets or clears the flag that a move of the return hop waits. The caller holds the slot's lock and
+    /// knows that the line is live.
     pub(super) fn set_moving(&self, moving: bool) {
         if moving {
             self.endpoints.fetch_or(stored::MOVING, Ordering::Relaxed);

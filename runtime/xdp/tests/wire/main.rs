@@ -71,7 +71,7 @@ fn trials(skip: bool) -> Vec<Trial> {
         let test = move || every_frame_is_answered(&options, count, window);
         Trial::test(format!("every frame is answered: {name}"), test)
     });
-    let tests: [(&str, Test); 19] = [
+    let tests: [(&str, Test); 20] = [
         ("two queues, two workers", two_queues),
         ("a frame's start moves", frame_start_moves),
         ("a full transmit ring", transmit_ring_full),

@@ -168,8 +168,8 @@ impl SessionModel {
         self.tcp.phase() == Phase::Established && self.tcp.is_assured(self.protocol)
     }
 
-    /// Whether its client may send by this route: surely (`Some(true)`), surely not, or depending on the order
-    /// of this turn's packets.
+    /// Whether its client may send by this route: surely (`Some(true)`), surely not, or depending on the
+    /// order of this turn's packets.
     pub(super) fn may_come(&self, route: &Route) -> Option<bool> {
         let mut known = std::iter::once(&self.route).chain(&self.routes);
         let may = |from: &Route| may_move(from, route);
