@@ -65,8 +65,8 @@ pub(crate) fn kernel_path() -> Outcome {
 }
 
 /// A port that is made again under its name, here with fewer queues, is attached at once. Rules older than
-/// that do not give it the MAC address that it had: its frames would stay with the kernel, which routes them past
-/// NAT.
+/// that do not give it the MAC address that it had: its frames would stay with the kernel, which routes them
+/// past NAT.
 pub(crate) fn made_again() -> Outcome {
     let wire = Wire::new(2)?;
     let (mut server, workers) = end("server", &small(), (SERVER, SERVER_PORT))?;
