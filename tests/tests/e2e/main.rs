@@ -15,6 +15,7 @@ mod crowd;
 mod direct;
 mod failure;
 mod figure;
+mod floods;
 mod forged;
 mod gateways;
 mod hairpin;
@@ -136,6 +137,7 @@ fn main() {
         jumbo::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
+        floods::SCENARIOS,
         hairpin::SCENARIOS,
         direct::SCENARIOS,
         modules::SCENARIOS,
