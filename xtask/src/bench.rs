@@ -15,6 +15,7 @@ pub(crate) fn any(arguments: &[String]) -> Result<(), String> {
         Some((what, rest)) if what == "cost" => cost(rest),
         Some((what, rest)) if what == "vm" => vm(rest),
         Some((what, rest)) if what == "balance" => peers("balance", rest),
+        Some((what, rest)) if what == "floods" => peers("floods", rest),
         _ => criterion(arguments),
     }
 }
@@ -66,7 +67,7 @@ fn cost(arguments: &[String]) -> Result<(), String> {
     if keep { kept("cost") } else { Ok(()) }
 }
 
-/// Measures Waxwing beside its peers in network namespaces: `wire` or `balance`.
+/// Measures Waxwing beside its peers in network namespaces: `wire`, `balance` or `floods`.
 fn peers(bench: &str, arguments: &[String]) -> Result<(), String> {
     let narrows = |argument: &str| {
         let option = argument.split('=').next().unwrap_or(argument);

@@ -65,6 +65,12 @@ cargo xtask COMMAND
       --rounds N          measurements of each contender (3)
       --seconds N         length of each measurement (15)
       --keep              also replace benches/results/balance; not with --quick
+  bench floods [OPTIONS]
+                        new connections and established transfers under floods from forged sources, beside
+                        nftables; a table and JSON in target/bench/floods
+      --seconds N         of each flood once the table is full (default 6)
+      --quick             2 s of each, and small tables
+      --keep              also replace benches/results/floods; not with --quick
   bench vm [OPTIONS]    Waxwing in zero-copy mode beside IPVS and nftables, in a virtual machine; a table,
                         charts and JSON in target/bench/vm
       --rounds N          measurements of each contender (5)

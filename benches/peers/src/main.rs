@@ -2,8 +2,9 @@
 //!
 //! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]); `cargo xtask
 //! bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]); `cargo xtask
-//! bench balance` compares how policies share a load ([`balance`]). All use the same [`contender`]s,
-//! [`network`] and [`wrk`], and report [`outcome`]s by [`page`].
+//! bench balance` compares how policies share a load ([`balance`]), `cargo xtask bench floods` how clients fare
+//! under floods ([`floods`]). All use the same [`contender`]s, [`network`] and [`wrk`], and report
+//! [`outcome`]s by [`page`].
 //!
 //! Invariant: however it ends, it leaves no namespace, process or setting behind, and it touches only
 //! interfaces that it created.
@@ -11,6 +12,7 @@
 mod balance;
 mod contender;
 mod cpu;
+mod floods;
 mod network;
 mod outcome;
 mod page;
@@ -39,6 +41,8 @@ enum Bench {
     Wire(wire::Arguments),
     /// Load policies beside HAProxy's `leastconn`, on servers of unequal speed
     Balance(balance::Arguments),
+    /// New connections and transfers under floods, beside nftables
+    Floods(floods::Arguments),
     /// Waxwing with zero-copy, IPVS and nftables in a virtual machine
     Vm(vm::Arguments),
 }
@@ -48,6 +52,7 @@ fn main() -> Result<()> {
     let outcome = match Arguments::parse().bench {
         Bench::Wire(arguments) => wire::run(&arguments),
         Bench::Balance(arguments) => balance::run(&arguments),
+        Bench::Floods(arguments) => floods::run(&arguments),
         Bench::Vm(arguments) => vm::run(&arguments),
     };
     while netns::is_ending() {

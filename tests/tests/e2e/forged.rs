@@ -35,14 +35,14 @@ const SERVERS: [u8; 3] = [1, 2, 3];
 const WAVES: u8 = 8;
 /// Bytes that each client reads between two waves. Socket buffers hold no more than that, so that all
 /// transfers stay in progress.
-const READ_LEN: usize = 32 << 10;
+pub(crate) const READ_LEN: usize = 32 << 10;
 /// Session limit, small enough for a flood to fill the table.
 const SESSIONS_MAX: u64 = 2000;
 const SYNS_PER_WAVE: u32 = 2000;
 const GARBAGE_PER_WAVE: usize = 3000;
 
 /// A download in progress from port 80 of a VIP, which is forwarded to port 8080 of one of the servers.
-struct Transfer {
+pub(crate) struct Transfer {
     stream: TcpStream,
     client: Endpoint,
     vip: Endpoint,
@@ -51,7 +51,7 @@ struct Transfer {
 }
 
 impl Transfer {
-    fn open(vip: IpAddr) -> Result<Self> {
+    pub(crate) fn open(vip: IpAddr) -> Result<Self> {
         let server = if vip.is_ipv4() { server4 } else { server6 };
         let vip = (vip, 80);
         let mut stream = TcpStream::connect(vip)?;
@@ -80,7 +80,7 @@ impl Transfer {
     }
 
     /// Reads the next part, and compares it with the file.
-    fn read(&mut self, file: &[u8]) -> Result<()> {
+    pub(crate) fn read(&mut self, file: &[u8]) -> Result<()> {
         let mut part = vec![0; READ_LEN];
         let at = self.received;
         let broke = || format!("{:?} failed after {at} bytes", self.client);
@@ -95,11 +95,26 @@ impl Transfer {
     }
 
     /// Asserts that the server closes the connection after the last part.
-    fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let left = self.stream.read(&mut [0]);
         ensure!(matches!(left, Ok(0)), "{:?}: {left:?}", self.client);
         Ok(())
     }
+}
+
+/// Makes socket buffers so small that a transfer is in progress until its last part is read.
+pub(crate) fn small_buffers(topology: &Topology) -> Result<()> {
+    let small = format!("4096 {} {}", READ_LEN / 2, READ_LEN / 2);
+    topology
+        .servers
+        .iter()
+        .chain([&topology.client])
+        .try_for_each(|host| {
+            host.sysctl(&[
+                &format!("net.ipv4.tcp_rmem={small}"),
+                &format!("net.ipv4.tcp_wmem={small}"),
+            ])
+        })
 }
 
 /// All at once: resets, SYNs and ICMP errors are forged for each connection, from both sides; half-open
@@ -112,11 +127,9 @@ fn a_thousand_transfers_survive_forgeries_floods_and_failovers() -> Result<()> {
         .into_iter()
         .map(|number| actors::nginx(&topology, number, 8080, file_len))
         .collect::<Result<Vec<_>>>()?;
+    small_buffers(&topology)?;
     for host in topology.servers.iter().chain([&topology.client]) {
-        let small = format!("4096 {} {}", READ_LEN / 2, READ_LEN / 2);
         host.sysctl(&[
-            &format!("net.ipv4.tcp_rmem={small}"),
-            &format!("net.ipv4.tcp_wmem={small}"),
             "net.ipv4.conf.eth0.arp_notify=1",
             "net.ipv6.conf.eth0.ndisc_notify=1",
         ])?;

@@ -15,6 +15,7 @@ mod crowd;
 mod direct;
 mod failure;
 mod figure;
+mod floods;
 mod forged;
 mod gateways;
 mod hairpin;
@@ -137,6 +138,7 @@ fn main() {
         jumbo::SCENARIOS,
         crafted::SCENARIOS,
         forged::SCENARIOS,
+        floods::SCENARIOS,
         hairpin::SCENARIOS,
         direct::SCENARIOS,
         modules::SCENARIOS,

@@ -26,7 +26,7 @@ pub(super) fn ipvs(network: &Network, services: &[Service]) -> Result<()> {
 }
 
 /// One `dnat` rule per service, which takes the servers in turn.
-pub(super) fn nftables(network: &Network, services: &[Service]) -> Result<()> {
+pub(crate) fn nftables(network: &Network, services: &[Service]) -> Result<()> {
     if network.topology.layout().vips == VipRoute::OnLink {
         // The host must answer ARP requests for the VIP.
         add_vip(network)?;

@@ -5,7 +5,7 @@
 //! a pinned network, every process of a contender runs on the contender's CPU.
 
 mod bare;
-mod kernel;
+pub(crate) mod kernel;
 pub(crate) mod proxy;
 
 use std::fmt;

@@ -7,8 +7,6 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 
-use super::run::SESSIONS_MAX;
-
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 
@@ -16,9 +14,9 @@ const BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
 static PREVIOUS: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
 /// Makes room for as many connections as Waxwing has sessions.
-pub(super) fn make_room() -> Result<RestoreOnDrop> {
+pub(crate) fn make_room(sessions: u64) -> Result<RestoreOnDrop> {
     let guard = RestoreOnDrop;
-    for (path, value) in [(BUCKETS, SESSIONS_MAX / 4), (MAX, SESSIONS_MAX)] {
+    for (path, value) in [(BUCKETS, sessions / 4), (MAX, sessions)] {
         let previous = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
         if let Ok(mut all) = PREVIOUS.lock() {
             all.push((path, previous.trim().to_owned()));
@@ -29,7 +27,7 @@ pub(super) fn make_room() -> Result<RestoreOnDrop> {
 }
 
 /// Restores the previous values when dropped.
-pub(super) struct RestoreOnDrop;
+pub(crate) struct RestoreOnDrop;
 
 impl Drop for RestoreOnDrop {
     fn drop(&mut self) {
@@ -38,7 +36,7 @@ impl Drop for RestoreOnDrop {
 }
 
 /// Restores the previous values.
-pub(super) fn restore() {
+pub(crate) fn restore() {
     if let Ok(mut all) = PREVIOUS.lock() {
         for (path, value) in all.drain(..) {
             // Nothing can be done about an error; the next run sets the value anyway.

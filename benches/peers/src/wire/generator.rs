@@ -19,15 +19,15 @@ use waxwing_tests::Namespace;
 /// The BPF programs of generator and sink.
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wire.bpf.o"));
 
-const FRAME_LEN: usize = 60;
-const IP: usize = 14;
+pub(crate) const FRAME_LEN: usize = 60;
+pub(crate) const IP: usize = 14;
 const UDP: usize = IP + 20;
 const PROTOCOL_UDP: u8 = 17;
 /// The first source address. All sources are in 10.64.0.0/10, which no interface uses.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 
 /// Frames that the kernel hands on together: a NIC's batch, or few if paced, so that none waits for others.
-const BATCH: u32 = 64;
+pub(crate) const BATCH: u32 = 64;
 const BATCH_PACED: u32 = 8;
 /// Runs of the program in the first call, which measures how long one takes.
 const CALIBRATION_RUNS: u32 = 100_000;
@@ -164,7 +164,7 @@ fn runs_per_second(program: &Xdp, batch: u32) -> Result<f64> {
 
 /// Lets the kernel run the program `runs` times. Returns the time of one run. The kernel pauses for some ten
 /// milliseconds between two calls.
-fn call(program: &Xdp, batch: u32, runs: u32) -> Result<Duration> {
+pub(crate) fn call(program: &Xdp, batch: u32, runs: u32) -> Result<Duration> {
     // The program writes the frame; only the length of the input matters.
     let room = [0; FRAME_LEN];
     let options = TestRunOptions {
@@ -244,7 +244,7 @@ fn plan(frame: &[u8; FRAME_LEN], vip: Ipv4Addr, interface: u32) -> Plan {
 }
 
 /// The sum of 16-bit words in host byte order (RFC 1071 section 2(B)).
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.as_chunks().0.iter();
     words.map(|word| u64::from(u16::from_ne_bytes(*word))).sum()
 }

@@ -4,8 +4,8 @@
 //! comparison is kept fair.
 
 mod cases;
-mod conntrack;
-mod generator;
+pub(crate) mod conntrack;
+pub(crate) mod generator;
 mod histogram;
 mod notes;
 mod packets;
@@ -23,13 +23,13 @@ use waxwing_report::Output;
 use waxwing_tests::netns;
 
 use self::cases::{Bench, Case};
-use self::run::Run;
+use self::run::{Run, SESSIONS_MAX};
 use crate::contender::Poll;
 use crate::cpu::Cores;
 use crate::network::wait_idle;
 
 /// What the page says if the CPUs were not idle at the start.
-const BUSY: &str = "**Other programs kept the CPUs busy when this run began. Do not trust these figures, \
+pub(crate) const BUSY: &str = "**Other programs kept the CPUs busy when this run began. Do not trust these figures, \
                     least of all those of nftables, whose softirqs are delayed on a busy CPU.**";
 
 #[derive(Args)]
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     netns::remove_own_on_signal(conntrack::restore)?;
     let cores = Cores::find()?;
     Cores::pin_to(cores.load)?;
-    let _restore = conntrack::make_room()?;
+    let _restore = conntrack::make_room(SESSIONS_MAX)?;
     let (rounds, seconds) = match arguments.quick {
         true => (1, 1),
         false => (arguments.rounds, arguments.seconds),
