@@ -2,8 +2,8 @@
 //!
 //! `cargo xtask bench wire` runs the contenders in network namespaces of this host ([`wire`]); `cargo xtask
 //! bench vm` runs them in a virtual machine whose network cards support zero-copy ([`vm`]); `cargo xtask
-//! bench balance` compares how policies share a load ([`balance`]), `cargo xtask bench floods` how clients fare
-//! under floods ([`floods`]). All use the same [`contender`]s, [`network`] and [`wrk`], and report
+//! bench balance` compares how policies share a load ([`balance`]), `cargo xtask bench floods` how clients
+//! fare under floods ([`floods`]). All use the same [`contender`]s, [`network`] and [`wrk`], and report
 //! [`outcome`]s by [`page`].
 //!
 //! Invariant: however it ends, it leaves no namespace, process or setting behind, and it touches only

@@ -153,7 +153,12 @@ fn config(topology: &Topology, few: Option<&'static str>) -> Config {
 }
 
 /// Sends the flood's packets until it is over.
-fn send(topology: &Topology, packet: impl Fn(u32) -> Packet, is_over: &AtomicBool) -> Result<()> {
+fn send(
+    topology: &Topology,
+    packet: impl Fn(u32) -> Packet,
+    pause: Duration,
+    is_over: &AtomicBool,
+) -> Result<()> {
     let wire = topology.client.enter(|| Wire::open("eth0"))??;
     let link = Link {
         source: Mac(topology.client.mac("eth0")?),

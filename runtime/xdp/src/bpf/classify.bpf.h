@@ -158,10 +158,10 @@ static __always_inline bool OF(is_error)(CONTEXT *context, const struct packet *
 
 	if (!type)
 		return false;
-	/* Destination unreachable, time exceeded, parameter problem. */
+	/* Destination unreachable, redirect, time exceeded, parameter problem. */
 	if (packet->protocol == IPPROTO_ICMP)
-		return *type == 3 || *type == 11 || *type == 12;
-	/* The same three, and packet too big. */
+		return *type == 3 || *type == 5 || *type == 11 || *type == 12;
+	/* The same but a redirect, which no router forwards, and packet too big. */
 	return *type >= 1 && *type <= 4;
 }
 

@@ -18,7 +18,8 @@
  *     towards the VIP. The worker gives it back to the kernel, if need be with another port;
  *   - a fragment of TCP or UDP from a backend's address to such an address, or to a backend's address: only
  *     the first fragment has ports, by which the worker decides for all of them;
- *   - an ICMP or ICMPv6 error to such an address, about a packet to or from a backend's endpoint;
+ *   - an ICMP or ICMPv6 error, or an ICMP redirect, to such an address, about a packet to or from a
+ *     backend's endpoint;
  * and, also when sent by broadcast or multicast, when it is
  *   - an ARP request or a neighbour solicitation for a VIP that is answered for: a removed VIP, which has
  *     only the packets of its last sessions, may have a new owner.

@@ -44,7 +44,7 @@ pub(crate) fn errors_v4() -> Vec<Row> {
         "parameter problem": from_router(12) => Error;
         "from the backend itself": of_kind(BACKEND, CLIENT, 3, &forwarded) => Error;
         "source quench": from_router(4) => Pass;
-        "a redirect": from_router(5) => Pass;
+        "a redirect": from_router(5) => Error;
         "an echo that contains a packet": from_router(8) => Pass;
         "to the host itself": of_kind(ROUTER, LOCAL, 3, &forwarded) => Pass;
         "to a VIP": of_kind(ROUTER, VIP, 3, &forwarded) => Icmp;
