@@ -29,8 +29,8 @@ use crate::cpu::Cores;
 use crate::network::wait_idle;
 
 /// What the page says if the CPUs were not idle at the start.
-pub(crate) const BUSY: &str = "**Other programs kept the CPUs busy when this run began. Do not trust these figures, \
-     least of all those of nftables, whose softirqs are delayed on a busy CPU.**";
+pub(crate) const BUSY: &str = "**Other programs kept the CPUs busy when this run began. Do not trust these \
+    figures, least of all those of nftables, whose softirqs are delayed on a busy CPU.**";
 
 #[derive(Args)]
 pub(crate) struct Arguments {
