@@ -44,7 +44,7 @@ pub(super) enum Contender {
 
 /// A contender that serves.
 pub(super) enum Running<'a> {
-    Waxwing(Waxwing<'a>),
+    Waxwing(Box<Waxwing<'a>>),
     Nftables(&'a Network),
 }
 
@@ -63,7 +63,9 @@ impl Contender {
             Self::Waxwing => {
                 let config = config(network, field);
                 let start = || Waxwing::start(&network.topology, &config);
-                network.as_contender(start).map(Running::Waxwing)
+                network
+                    .as_contender(start)
+                    .map(|waxwing| Running::Waxwing(Box::new(waxwing)))
             }
             Self::Nftables => {
                 kernel::nftables(network, &SERVICES)?;

@@ -16,9 +16,9 @@ const APART_MAX: u32 = 1 << 20;
 const COMPARED_MAX: u8 = 8;
 /// How many sessions may wait at a time. Of two with one place, the first waits for its client's next packet.
 #[cfg(not(loom))]
-const PLACES: usize = 1024;
+const PLACES: u32 = 1024;
 #[cfg(loom)]
-const PLACES: usize = 1;
+const PLACES: u32 = 1;
 
 /// A new return hop, and the numbers of the packet that came from there.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +85,11 @@ impl HopMoves {
     }
 
     fn place(&self, at: SessionRef) -> &Mutex<Option<Waiting>> {
-        &self.0[at.slot as usize % PLACES]
+        &self.0[(at.slot % PLACES) as usize]
     }
 
     pub(super) const fn memory_bytes() -> usize {
-        PLACES * size_of::<Mutex<Option<Waiting>>>()
+        PLACES as usize * size_of::<Mutex<Option<Waiting>>>()
     }
 }
 
@@ -144,10 +144,10 @@ mod tests {
         assert!(matches!(moves.judge(at(1), 1 << 30, 0), Judged::Stays));
         assert!(matches!(moves.judge(at(1), 0, 0), Judged::Stays));
         moves.note(at(1), to(0, 0));
-        moves.note(at(1 + PLACES as u32), to(0, 0));
+        moves.note(at(1 + PLACES), to(0, 0));
         assert!(matches!(moves.judge(at(1), 0, 0), Judged::Stays));
         assert!(matches!(
-            moves.judge(at(1 + PLACES as u32), 0, 0),
+            moves.judge(at(1 + PLACES), 0, 0),
             Judged::Moves(_)
         ));
     }
