@@ -282,19 +282,22 @@ fn only_quotes_of_first_tcp_and_udp_packets_are_parsed() {
 }
 
 #[test]
-fn only_errors_about_other_packets_are_parsed() {
+fn only_errors_and_redirects_are_parsed() {
     for family in [V4, V6] {
         let quote = packet(Protocol::Tcp, VIP[family], CLIENT[family]);
         for kind in 0..=u8::MAX {
-            let known = [&[3, 11, 12][..], &[1, 2, 3, 4]][family];
+            let errors = [&[3, 11, 12][..], &[1, 2, 3, 4]][family];
+            let redirects = family == V4 && kind == 5;
             let mut frame = build::Error {
                 error: icmp_error(kind, 0, 0),
                 ..from_router(family, VIP[family].0, &quote)
             }
             .frame();
             let found = parsed(&frame).expect("it is well-formed");
-            assert_eq!(found.is_some(), known.contains(&kind), "type {kind}");
-            assert_eq!(icmp::is_error(&ip(&frame)), known.contains(&kind));
+            let is_error = errors.contains(&kind);
+            assert_eq!(found.is_some(), is_error || redirects, "type {kind}");
+            assert_eq!(icmp::is_error(&ip(&frame)), is_error);
+            assert_eq!(icmp::is_redirect(&ip(&frame)), redirects);
             if family == V4 {
                 frame[14 + 6] |= 0x20;
                 assert!(!icmp::is_error(&ip(&frame)), "a fragment of an error");
