@@ -358,7 +358,7 @@ fn a_remove_and_two_inserts_leave_one_session() {
 #[test]
 fn return_hops_are_read_whole() {
     model(3, || {
-        let (table, mut cache, at) = one_session();
+        let (table, _cache, at) = one_session();
         let reader = beside(&table, move |table| {
             let found = table.get(at).expect("it stays");
             let n = found.hop.port.0;
@@ -403,7 +403,7 @@ fn stale_references_change_nothing() {
 #[test]
 fn no_tcp_update_is_lost() {
     model(3, || {
-        let (table, mut cache, at) = one_session();
+        let (table, _cache, at) = one_session();
         let fin = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
         let other = beside(&table, move |table| {
             table.update_tcp(at, |s| s.on_packet(Direction::Reply, fin))
@@ -419,7 +419,7 @@ fn no_tcp_update_is_lost() {
 fn eviction_spares_a_session_that_became_established() {
     use waxwing_dataplane::session::Evictable;
     model(3, || {
-        let (table, mut cache, at) = one_session();
+        let (table, _cache, at) = one_session();
         let syn_ack = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
         let ack = TcpFlags(TcpFlags::ACK);
         table.update_tcp(at, |s| s.on_packet(Direction::Reply, syn_ack));

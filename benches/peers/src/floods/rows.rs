@@ -46,7 +46,7 @@ pub(super) struct Row {
 pub(super) struct Field {
     /// Room for sessions.
     pub(super) sessions: u64,
-    /// Whether all services use source NAT, with [`super::balancers::PORTS`] only.
+    /// Whether all services use source NAT, with a pool of 1,000 ports.
     pub(super) few_ports: bool,
     pub(super) rows: &'static [Row],
 }
