@@ -340,7 +340,7 @@ fn has_ended(child: &mut Running) -> bool {
     is_late
 }
 
-/// Answers. A balancer that no longer waits is none of ours.
+/// Sends the answer. A balancer that has ended needs none.
 fn put(mut answer: &File, what: Answer) {
     let _ = answer.write_all(what.map(i32::to_ne_bytes).as_flattened());
 }
