@@ -1,7 +1,8 @@
 //! Checks a config against this machine: its network, its modules.
 //!
-//! Invariant: it changes nothing on the system, except that machine code is kept, and reports all
-//! problems at once, each at its line of the config. What the network is like at the moment (a route, a
+//! Invariant: it changes nothing on the system, except that machine code is kept, and reports together all
+//! problems that do not hide each other (a service without a valid port is left out, so its module is not
+//! tried), each at its line of the config. What the network is like at the moment (a route, a
 //! neighbour, a link) is a warning: it may change at any time, and the resolver follows it.
 
 use std::io;
