@@ -63,6 +63,11 @@ macro_rules! export_policy {
                 extern "C" fn waxwing_error() -> u64 {
                     $crate::export::error()
                 }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_log() -> u64 {
+                    $crate::export::take_log()
+                }
             };
         };
     };
@@ -115,6 +120,16 @@ macro_rules! export_health_check {
 #[doc(hidden)]
 pub use crate::section::Section;
 
+/// Prints a line; the function behind [`crate::log!`].
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub fn log(line: core::fmt::Arguments<'_>) {
+    #[cfg(feature = "std")]
+    std::eprintln!("{line}");
+    #[cfg(not(feature = "std"))]
+    let _ = line;
+}
+
 #[cfg(target_arch = "wasm32")]
 pub use wasm::*;
 
@@ -136,6 +151,7 @@ mod wasm {
     use crate::abi::{CONFIG_MAX, ERROR_MAX};
     #[cfg(feature = "std")]
     use crate::health::{HealthCheck, run};
+    use crate::log::Lines;
     use crate::service::{Batch, Service, as_u32};
 
     /// A static variable of a module.
@@ -147,6 +163,7 @@ mod wasm {
     static CONFIG: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
     static BATCH: Single<Option<Batch>> = Single(RefCell::new(None));
     static ERROR: Single<String> = Single(RefCell::new(String::new()));
+    static LOG: Single<Lines> = Single(RefCell::new(Lines::new()));
 
     /// `waxwing_reserve`.
     #[must_use]
@@ -278,9 +295,34 @@ mod wasm {
     #[must_use]
     pub fn error() -> u64 {
         match ERROR.0.try_borrow() {
-            Ok(text) if !text.is_empty() => (text.as_ptr().addr() as u64) << 32 | text.len() as u64,
-            _ => 0,
+            Ok(text) => pack(&text),
+            Err(_) => 0,
         }
+    }
+
+    /// `waxwing_log`.
+    #[must_use]
+    pub fn take_log() -> u64 {
+        match LOG.0.try_borrow_mut() {
+            Ok(mut lines) => pack(lines.take()),
+            Err(_) => 0,
+        }
+    }
+
+    /// The function behind [`crate::log!`].
+    pub fn log(line: fmt::Arguments<'_>) {
+        // Taken if the line's own formatting writes a line.
+        if let Ok(mut lines) = LOG.0.try_borrow_mut() {
+            lines.add(line);
+        }
+    }
+
+    /// Returns a text as the host reads it; 0 if it is empty.
+    fn pack(text: &str) -> u64 {
+        if text.is_empty() {
+            return 0;
+        }
+        (text.as_ptr().addr() as u64) << 32 | text.len() as u64
     }
 
     /// Keeps a text for `waxwing_error`: why the module refuses, or the message of its panic.

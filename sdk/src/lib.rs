@@ -68,6 +68,7 @@ pub mod hash;
 pub mod health;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 mod host_bench;
+mod log;
 pub mod maglev;
 mod per_backend;
 mod policy;

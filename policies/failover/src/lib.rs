@@ -55,6 +55,8 @@ impl Default for Config {
 pub struct Failover {
     config: Config,
     serving: Serving,
+    /// The tag of the group that serves.
+    tag: Option<u32>,
     is_first: bool,
     first: u64,
     failed_over: u64,
@@ -74,6 +76,7 @@ impl Policy for Failover {
         let mut failover = Self {
             config,
             serving: Serving::Hash(Group::default(), HashBy::Flow),
+            tag: None,
             is_first: true,
             first: 0,
             failed_over: 0,
@@ -106,6 +109,12 @@ impl Policy for Failover {
         // If no group has enough, the first group with any available backend serves.
         let serving = order.iter().find(enough).or(order.iter().find(any));
         self.is_first = serving == order.first();
+        if std::mem::replace(&mut self.tag, serving.copied()) != self.tag {
+            match self.tag {
+                Some(tag) => waxwing_sdk::log!("the group of tag {tag} takes new sessions"),
+                None => waxwing_sdk::log!("no group has an available backend"),
+            }
+        }
         let group = || backends.available().filter(|b| Some(&b.tag()) == serving);
         self.serving = match self.config.by {
             ChooseBy::Flow => Serving::Hash(Group::new(group()), HashBy::Flow),

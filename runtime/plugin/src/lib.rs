@@ -46,6 +46,7 @@ pub use policy::bind::service_seed;
 pub use policy::host::{BoundModule, BuildsInUse, Host, HostEvent};
 pub use policy::hosted::{BackendInfo, ServiceBinding};
 pub use policy::instance::FaultReport;
+pub use policy::module_log::LogLine;
 pub use registry::canary::CanaryRules;
 pub use registry::options::{FaultLimit, HostOptions};
 pub use registry::recovery::Recovery;

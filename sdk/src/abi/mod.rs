@@ -43,6 +43,8 @@ pub const SIGNALS: usize = 4;
 pub const CONFIG_MAX: usize = 64 * 1024;
 /// Most bytes of error text that the host reads.
 pub const ERROR_MAX: usize = 4096;
+/// Most bytes of a policy's lines that the host reads from one call of `waxwing_log`.
+pub const LOG_MAX: usize = 4096;
 /// The address of every record and of every region is a multiple of this.
 pub const ALIGNMENT: u32 = 8;
 
@@ -109,4 +111,7 @@ pub mod exports {
     /// Optional. `() -> i64`, `address << 32 | len` of UTF-8 text: why the module refused or panicked; 0
     /// for no text.
     pub const ERROR: &str = "waxwing_error";
+    /// Optional. `() -> i64`, `address << 32 | len` of UTF-8 lines, each ended by a line feed, that the
+    /// module wrote since the last call; 0 for none.
+    pub const LOG: &str = "waxwing_log";
 }

@@ -1,7 +1,7 @@
 //! Modules that commit a violation in a call: in the first call, where the test flows reveal it, or only when
 //! they serve.
 
-use super::Fault::{Overrun, Trap};
+use super::Fault::{BadAnswer, Overrun, Trap};
 use super::Verdict::{Cut, Refused, Serves};
 use super::violations::{Violation, violations};
 use super::{GROWING, Hostile, TIME, call_bomb, made, rows};
@@ -84,6 +84,12 @@ fn in_other_calls() -> Vec<Hostile> {
         wat.set(72, 64);
         wat
     };
+    let log = |body: &str| Wat {
+        more: made(format!(
+            "(func (export \"waxwing_log\") (result i64) (if (i32.eqz {AT_WORK}) (then (return (i64.const 0)))) {body})"
+        )),
+        ..Wat::GOOD
+    };
     let bomb = ("(call $bomb40)", call_bomb());
     rows! {
         "loops in tick": tick("(loop $l (br $l))", "") => Overrun, TIME;
@@ -92,6 +98,10 @@ fn in_other_calls() -> Vec<Hostile> {
         "loops in closed": closed("(loop $l (br $l))", "") => Overrun, TIME;
         "calls 2^40 functions in closed": closed(bomb.0, bomb.1) => Overrun, TIME;
         "traps in closed": closed("unreachable", "") => Trap, "`unreachable`";
+        "loops in log": log("(loop $l (br $l)) (i64.const 0)") => Overrun, TIME;
+        "traps in log": log("unreachable") => Trap, "`unreachable`";
+        "logs 4 KiB beyond its memory":
+            log("(i64.const 0xfff000002000)") => BadAnswer, "outside of memory";
     }
     .map(|(what, wat, fault, why)| Hostile::of(what, &wat, Cut(fault, why)))
     .into()
@@ -141,6 +151,10 @@ fn harmless() -> Vec<Hostile> {
              (i64.store (i32.const 0x5808) (i64.xor (i64.const -1) (i64.load (i32.const 0x5808))))",
         )
     };
+    let logs = Wat {
+        more: "(func (export \"waxwing_log\") (result i64) (i64.const 0xffffffff))",
+        ..Wat::GOOD
+    };
     let jumps = "(local i32)
                  (if (i32.const 0) (then (loop $l (br $l))))
                  (block $b (br_table $b $b $b (i32.load (i32.const 0x3020))))";
@@ -151,6 +165,7 @@ fn harmless() -> Vec<Hostile> {
         ("grows with every call", grows),
         ("counts at random", counters),
         ("jumps by the flow's hash", picking(jumps)),
+        ("logs 4 KiB of anything, always", logs),
     ]
     .map(|(what, wat)| Hostile::of(what, &wat, Serves))
     .into()

@@ -79,13 +79,22 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
     // `check` reports all errors of a file at once, the same errors as `run`.
     let mut broken = good.clone();
     broken.services[0].protocol = "sctp";
+    broken.services[0].policy = "nonesuch".into();
     broken.services[1].port = Ports::One(0);
+    broken.services[1].policy = "nothing".into();
     let path = topology.scratch.write("refused.toml", broken.to_toml()?)?;
     let mut check = topology.balancer_command(&[])?;
     check.args(["check", "--config"]).arg(path);
     let finished = Process::spawn("waxwing", &check)?.finish(Duration::from_secs(10))?;
     ensure!(!finished.status.success(), "`waxwing check` accepted it");
-    assert_says(&finished, &["refused.toml:", "sctp", "port"])
+    let words = [
+        "refused.toml:",
+        "sctp",
+        "\"nonesuch\"",
+        "port",
+        "\"nothing\"",
+    ];
+    assert_says(&finished, &words)
 }
 
 /// The shipped `round_robin` would serve in place of a bad file, but `check` is asked about the file.

@@ -1,4 +1,4 @@
-//! `waxwing module`: commands for authors of modules. Only `lift` needs a running balancer.
+//! `waxwing module`: commands for authors of modules. Only `lift` and `logs` need a running balancer.
 //!
 //! Invariant: [`waxwing_workbench`] runs the modules; these files hold only arguments and texts.
 
@@ -6,6 +6,7 @@ mod backends;
 mod bench;
 mod build;
 mod check;
+mod logs;
 mod new;
 mod probe;
 mod simulate;
@@ -44,6 +45,9 @@ pub(crate) enum Command {
         #[arg(default_value = "")]
         hash: String,
     },
+    /// Prints the lines that a module of the running balancer wrote: a policy's latest 200, a health check's
+    /// of each backend's last run.
+    Logs(logs::Arguments),
     /// Times a policy, in nanoseconds per pick, and a module that does nothing.
     ///
     /// The two are timed in turns, in short rounds; the output shows the median and the 10th and
@@ -78,6 +82,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Probe(arguments) => probe::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
         Command::Lift { admin, name, hash } => query::lift(&admin.socket, name, hash),
+        Command::Logs(arguments) => logs::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }
 }

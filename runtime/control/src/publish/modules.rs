@@ -232,10 +232,19 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-fn add_problems(host: &Host, config: Config, found: &mut ModuleProblems) {
-    let gauges = Gauges::new(config.backends_max, 1);
-    // A lack of ids is reported when the real catalog applies the config.
-    let mut catalog = Catalog::new(config.services_max, config.backends_max);
+fn add_problems(host: &Host, mut config: Config, found: &mut ModuleProblems) {
+    // Not what is checked here, and no reason to check less: limits, and services without a policy.
+    config.source_nat.clear();
+    config
+        .services
+        .retain(|service| !service.policy.value.is_empty());
+    let backends = config
+        .services
+        .iter()
+        .map(|service| service.backends.len())
+        .sum();
+    let gauges = Gauges::new(backends, 1);
+    let mut catalog = Catalog::new(config.services.len(), backends);
     let effects = Effects::new();
     let Ok(snapshot) = catalog.apply(&config, &[], &gauges, &effects) else {
         return;

@@ -55,9 +55,9 @@ pub async fn load(path: &Path, options: ModuleOptions) -> Result<Checked, Prefli
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);
     let modules = Modules::start(reading.config(), options)?;
-    let config = reading.config().clone();
-    let found = modules::check(&modules.policy_host, &modules.check_host, config).await;
-    let refused = modules.refused(reading.config(), &found);
+    let config = reading.config().clone().with_incomplete();
+    let found = modules::check(&modules.policy_host, &modules.check_host, config.clone()).await;
+    let refused = modules.refused(&config, &found);
     reading.add(found.problems);
     if reading.is_refused() {
         reading.add(refused.iter().cloned());

@@ -17,10 +17,13 @@ pub(crate) fn checks() {
     let _namespaces = Namespaces::enter();
     let folder = tempfile::tempdir().unwrap();
     let services = format!(
-        "{}{}[[port]]\ninterface = \"eth77\"\n",
+        "{}{}{}[[port]]\ninterface = \"eth77\"\n",
         WEB.replace("10.77.0.2", "198.51.100.7")
             .replace("\"first\"", "\"frist\""),
         DNS.replace("2001:db8::53", "fd77::1"),
+        WEB.replace("\"web\"", "\"other\"")
+            .replace("port = 80\n", "port = 0\n")
+            .replace("\"first\"", "\"fist\""),
     );
     write_config(folder.path(), &services);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -33,6 +36,11 @@ pub(crate) fn checks() {
         (
             "module \"frist\": there is no such module; did you mean \"first\"?",
             "lb.toml:13:10",
+        ),
+        ("`port` is out of range", "lb.toml:31:8"),
+        (
+            "module \"fist\": there is no such module; did you mean \"first\"?",
+            "lb.toml:33:10",
         ),
         (
             "warning: backend 198.51.100.7 cannot be reached: this host has no route to it",

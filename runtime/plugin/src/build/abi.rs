@@ -44,6 +44,7 @@ const POLICY: &[AbiFunction] = &[
     optional(exports::CLOSED, &[I32, I32], &[]),
     optional(exports::TICK, &[I32], &[]),
     optional(exports::ERROR, &[], &[I64]),
+    optional(exports::LOG, &[], &[I64]),
 ];
 
 const HEALTH: &[AbiFunction] = &[

@@ -17,6 +17,7 @@ use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::hosted::{BackendInfo, HostedService, ServiceBinding};
 use crate::policy::instance::{FaultSink, WasmPolicy};
 use crate::policy::module_counters::{CounterPublisher, ModuleCounters};
+use crate::policy::module_log::ModuleLog;
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
@@ -32,6 +33,7 @@ pub(crate) struct InstanceOwner {
     pub(crate) counters: Arc<ModuleCounters>,
     pub(crate) outcomes: Arc<ModuleOutcomes>,
     pub(crate) recent_flows: Arc<RecentFlows>,
+    pub(crate) log: Arc<ModuleLog>,
     /// The module's share of the worker's time, in percent; 0: all.
     pub(crate) share_percent: u32,
 }
@@ -68,6 +70,8 @@ pub(crate) fn bind(
         disabled: false,
         faults: owner.faults,
         recent_flows: owner.recent_flows,
+        log: owner.log,
+        log_due_ms: 0,
         share: WorkerShare::new(owner.share_percent),
         next_upkeep: 0,
         upkeep_ms: 0,

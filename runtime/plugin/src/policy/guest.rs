@@ -8,7 +8,7 @@ use wasmtime::{
     WasmParams, WasmResults,
 };
 use waxwing_dataplane::PolicyFault;
-use waxwing_sdk::abi::{ERROR_MAX, exports};
+use waxwing_sdk::abi::{ERROR_MAX, LOG_MAX, exports};
 
 use crate::build::engine::{CallBudget, ClockWaker, DEADLINE_TICKS, Engine, TABLE_ENTRIES_MAX};
 use crate::build::module::CompiledModule;
@@ -45,6 +45,7 @@ pub(crate) struct PolicyExports {
     pub(crate) closed: Option<TypedFunc<(i32, i32), ()>>,
     pub(crate) tick: Option<TypedFunc<i32, ()>>,
     error: Option<TypedFunc<(), i64>>,
+    log: Option<TypedFunc<(), i64>>,
 }
 
 /// An instance and its store.
@@ -53,6 +54,7 @@ pub(crate) struct PolicyGuest {
     memory: Memory,
     waker: ClockWaker,
     error: Option<TypedFunc<(), i64>>,
+    log: Option<TypedFunc<(), i64>>,
 }
 
 impl PolicyGuest {
@@ -78,13 +80,14 @@ impl PolicyGuest {
             .ok_or_else(|| refuse("it exports no memory".into()))?;
         let functions =
             policy_exports(&instance, &mut store).map_err(|e| refuse(format!("{e:#}")))?;
-        let error = functions.error.clone();
+        let (error, log) = (functions.error.clone(), functions.log.clone());
         Ok((
             Self {
                 store,
                 memory,
                 waker: engine.waker(),
                 error,
+                log,
             },
             functions,
         ))
@@ -123,6 +126,19 @@ impl PolicyGuest {
         let packed = function.call(&mut self.store, ()).ok()?;
         let text = sanitize(self.memory().get(unpack(packed, ERROR_MAX))?);
         Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// Returns the lines that the module wrote for the operator since the last call; the text may be empty.
+    pub(crate) fn log_text(&mut self) -> Result<&[u8], CallFailure> {
+        let Some(function) = self.log.clone() else {
+            return Ok(&[]);
+        };
+        let packed = self.call(&function, (), CallBudget::BATCH)?;
+        let text = self.memory().get(unpack(packed, LOG_MAX));
+        text.ok_or_else(|| CallFailure {
+            fault: PolicyFault::BadAnswer,
+            text: "waxwing_log returned a text outside of memory".into(),
+        })
     }
 
     #[cold]
@@ -206,6 +222,7 @@ fn policy_exports(
         closed: optional(instance, store, exports::CLOSED)?,
         tick: optional(instance, store, exports::TICK)?,
         error: optional(instance, store, exports::ERROR)?,
+        log: optional(instance, store, exports::LOG)?,
     })
 }
 

@@ -22,6 +22,7 @@ use crate::policy::bind::{InstanceOwner, bind};
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, FaultSink};
 use crate::policy::module_counters::ModuleCounters;
+use crate::policy::module_log::ModuleLog;
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::vetting::vet;
@@ -121,6 +122,7 @@ struct ModuleHistory {
     counters: Arc<ModuleCounters>,
     outcomes: Arc<ModuleOutcomes>,
     recent_flows: Arc<RecentFlows>,
+    log: Arc<ModuleLog>,
 }
 
 /// Loads, vets, runs and watches policies.
@@ -213,6 +215,7 @@ impl Host {
             counters: history.counters,
             outcomes: history.outcomes,
             recent_flows: history.recent_flows,
+            log: history.log,
             share_percent: self.share_percent,
         };
         let policy = bind(&self.engine, module, owner, services)?;
@@ -441,6 +444,10 @@ impl Host {
     /// Returns the state of each requested module, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<ModuleStatus> {
-        self.library.status()
+        let mut modules = self.library.status();
+        for module in &mut modules {
+            module.log = self.history(&module.name).log.lines();
+        }
+        modules
     }
 }

@@ -20,6 +20,7 @@ use crate::build::engine::CallBudget;
 use crate::build::module::CompiledModule;
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::hosted::HostedService;
+use crate::policy::module_log::ModuleLog;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
 use crate::policy::worker_share::WorkerShare;
@@ -32,6 +33,9 @@ const REFRESH_ALWAYS_MAX: usize = 64;
 /// others follow after the next batch.
 const UPKEEP_MAX: usize = 1024;
 const TICKS_MAX: usize = 4;
+
+/// How often a module is asked for its lines, in milliseconds.
+const LOG_MS: u64 = 250;
 
 /// A failed call.
 #[derive(Clone, Debug)]
@@ -64,6 +68,9 @@ pub(crate) struct WasmPolicy {
     pub(crate) disabled: bool,
     pub(crate) faults: FaultSink,
     pub(crate) recent_flows: Arc<RecentFlows>,
+    pub(crate) log: Arc<ModuleLog>,
+    /// When the module is asked for its lines next.
+    pub(crate) log_due_ms: u64,
     pub(crate) share: WorkerShare,
     /// The next service due for upkeep, and when upkeep was done last.
     pub(crate) next_upkeep: usize,
@@ -134,6 +141,10 @@ impl Policy for WasmPolicy {
             return;
         }
         self.upkeep_ms = now_ms;
+        if now_ms >= self.log_due_ms {
+            self.log_due_ms = now_ms + LOG_MS;
+            self.collect_log();
+        }
         let mut ticks = 0;
         for _ in 0..self.hosted.len().min(UPKEEP_MAX) {
             let at = self.next_upkeep;
@@ -163,8 +174,9 @@ impl Policy for WasmPolicy {
 }
 
 impl Drop for WasmPolicy {
-    /// Publishes the last counts. Instances are dropped outside the hot path.
+    /// Publishes the last counts and lines. Instances are dropped outside the hot path.
     fn drop(&mut self) {
+        self.collect_log();
         for hosted in &mut self.hosted {
             hosted
                 .counters
@@ -331,10 +343,30 @@ impl WasmPolicy {
         Ok(())
     }
 
+    /// Takes the lines that the module wrote.
+    fn collect_log(&mut self) {
+        if self.disabled || self.hosted.is_empty() {
+            return;
+        }
+        match self.guest.log_text() {
+            Ok([]) => {}
+            Ok(text) => self.log.add(&self.module.name, self.worker, text),
+            Err(failure) => {
+                self.fail(0, failure);
+            }
+        }
+    }
+
     /// Disables the instance and reports the failure.
     #[cold]
     fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
         self.disabled = true;
+        // What the module wrote before may explain a trap.
+        if failure.fault == PolicyFault::Trap
+            && let Ok(text @ [_, ..]) = self.guest.log_text()
+        {
+            self.log.add(&self.module.name, self.worker, text);
+        }
         let fault = failure.fault;
         self.report(at, failure, false);
         fault

@@ -10,6 +10,7 @@ pub(crate) mod host;
 pub(crate) mod hosted;
 pub(crate) mod instance;
 pub(crate) mod module_counters;
+pub(crate) mod module_log;
 pub(crate) mod outcomes;
 pub(crate) mod recent_flows;
 pub(crate) mod records;

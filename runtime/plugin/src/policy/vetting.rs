@@ -52,6 +52,7 @@ pub(crate) fn vet(
         counters: Arc::default(),
         outcomes: Arc::clone(&outcomes),
         recent_flows: Arc::default(),
+        log: Arc::default(),
         share_percent: 0,
     };
     let mut policy = bind(engine, module, owner, services)?;

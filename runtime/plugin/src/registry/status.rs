@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::build::module::CompiledModule;
+use crate::policy::module_log::LogLine;
 use crate::registry::lifecycle::{CanaryBuild, LifecycleStep, ModuleLifecycle, RefusedBuild};
 use crate::registry::store::{QuarantinedBuild, unix_seconds};
 
@@ -28,6 +29,9 @@ pub struct ModuleStatus {
     pub last_fault: Option<StepStatus>,
     /// The latest steps of its builds, the oldest first.
     pub steps: Vec<StepStatus>,
+    /// The latest lines that it wrote, the oldest first; a health check's are those of each backend's check.
+    #[serde(default)]
+    pub log: Vec<LogLine>,
 }
 
 /// A build that serves on the first worker only.
@@ -104,6 +108,7 @@ impl ModuleStatus {
             quarantined,
             last_fault: lifecycle.last_fault.map(StepStatus::from),
             steps: lifecycle.steps.into_iter().map(StepStatus::from).collect(),
+            log: Vec::new(),
         }
     }
 }

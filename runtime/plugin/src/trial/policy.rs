@@ -151,6 +151,7 @@ impl LoadedPolicy {
             counters: Arc::clone(&counters),
             outcomes: Arc::default(),
             recent_flows: Arc::default(),
+            log: Arc::default(),
             share_percent: 0,
         };
         Ok(PolicyInstance {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{SERVICE, host, host_with, pick, service};
-use waxwing_dataplane::policy::{Closed, End};
-use waxwing_dataplane::{Pick, PolicyFault};
+use crate::common::{SERVICE, host, host_with, pick, service, snapshot};
+use waxwing_dataplane::policy::{Closed, End, TickContext};
+use waxwing_dataplane::{Gauges, Now, Pick, Policy, PolicyFault};
 use waxwing_plugin::{HostEvent, HostOptions, Recovery};
 use waxwing_tests::wat::Wat;
 
@@ -63,6 +63,56 @@ fn a_failing_module_without_a_replacement_is_left_to_the_fallback() {
     let recoveries = [0; 3].map(|_| host.recover(&report));
     use Recovery::{Exhausted, Rebuild};
     assert_eq!(recoveries, [Rebuild, Rebuild, Exhausted]);
+}
+
+/// Writes two lines in its first pick, and a third and a trap when it serves the second time.
+const LOGGING: Wat = Wat {
+    pick: "(i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))
+           (i64.store (i32.const 24) (i64.const 0x600000000009))
+           (if (i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))
+             (then (if (i32.eq (i32.load (i32.const 16)) (i32.const 2)) (then
+               (i64.store (i32.const 24) (i64.const 0x600900000006))
+               unreachable))))
+           (i32.store (i32.const 0x4000) (i32.const 0))
+           (local.get 1)",
+    more: "(data (i32.const 0x6000) \"one\\ntw\\1bo\\nthree\\n\")
+           (func (export \"waxwing_log\") (result i64)
+             (i64.load (i32.const 24))
+             (i64.store (i32.const 24) (i64.const 0)))",
+    ..Wat::GOOD
+};
+
+#[test]
+fn what_a_policy_writes_is_kept_also_before_a_trap() {
+    let (host, _events) = host(&[("test", LOGGING.shipped())], None);
+    let mut bound = host
+        .bind("test", 2, 1, &[service(&[1])])
+        .expect("it is valid");
+    host.activate(&bound.in_use.module, false);
+    let log = || -> Vec<(u64, u32, String)> {
+        let log = host.status().remove(0).log.into_iter();
+        log.map(|line| (line.number, line.worker, line.text))
+            .collect()
+    };
+    assert_eq!(log(), [], "lines on test flows are no one's");
+    let policy = &mut *bound.policies[1];
+    pick(policy, 1, &[1]).expect("picks");
+    let tick = |policy: &mut dyn Policy, ms| {
+        policy.tick(TickContext {
+            now: Now::from_start(Duration::from_millis(ms)),
+            snapshot: &snapshot(1),
+            gauges: &Gauges::new(1, 1),
+        });
+    };
+    tick(policy, 10);
+    let first = [(1, 1, "one".to_owned()), (2, 1, "tw o".to_owned())];
+    assert_eq!(log(), first);
+    tick(policy, 400);
+    assert_eq!(log(), first, "lines are taken once");
+    assert_eq!(pick(policy, 1, &[1]), Err(PolicyFault::Trap));
+    assert_eq!(log().last(), Some(&(3, 1, "three".to_owned())));
+    drop(bound);
+    assert_eq!(log().len(), 3);
 }
 
 /// Counts ended sessions at address 32, and sums their backends at 36. Each pick reports whether

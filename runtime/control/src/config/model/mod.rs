@@ -5,6 +5,7 @@ pub(crate) mod service;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub source_nat: Vec<SourceNat>,
     /// In file order.
     pub services: Vec<Service>,
+    /// Services without a valid required value, which has a placeholder. None in a config that is valid.
+    pub(super) incomplete: Vec<Service>,
     pub(super) source: Arc<SourceText>,
 }
 
@@ -228,6 +231,16 @@ impl Config {
     #[must_use]
     pub fn warning_at(&self, span: Span, text: impl Into<String>) -> Problem {
         Problem::at(&self.source, Severity::Warning, span, text)
+    }
+
+    /// Returns the config with its incomplete services, whose modules can be checked. Each has a VIP of its
+    /// own, so that none is taken for another.
+    pub(crate) fn with_incomplete(mut self) -> Self {
+        for (number, mut service) in (1_u128..).zip(std::mem::take(&mut self.incomplete)) {
+            service.vip.value = IpAddr::from(Ipv6Addr::from_bits(number)).into();
+            self.services.push(service);
+        }
+        self
     }
 
     /// Returns the names of the bridge's two ports; `None` in routed mode.

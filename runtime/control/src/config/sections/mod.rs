@@ -1,7 +1,7 @@
 //! Reads the config's tables, key by key: the allowed values and the defaults.
 //!
-//! Invariant: a service or backend without a valid address is left out of the config; any other
-//! wrong value is replaced by its default.
+//! Invariant: a backend without a valid address is left out of the config, a service without a valid
+//! required value stands apart from the others; any other wrong value is replaced by its default.
 
 mod health;
 mod service;
@@ -93,6 +93,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let routes_max = root.integer(&schema::ROUTES_MAX, 1..=1 << 21, problems);
     let cluster_key = root.parsed(&schema::CLUSTER_KEY, problems, values::key_128);
     let default_mode = Located::new(Mode::default(), Span::default());
+    let (services, incomplete) = service::read(root, problems);
     Config {
         modules: folder(root, &schema::MODULES, problems),
         state: folder(root, &schema::STATE, problems),
@@ -115,7 +116,8 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         rings: rings(root, problems),
         ports: ports(root, problems),
         source_nat: source_nat::read(root, problems),
-        services: service::read(root, problems),
+        services,
+        incomplete,
         source: Arc::clone(&problems.source),
     }
 }

@@ -7,7 +7,7 @@ use waxwing_dataplane::Ports;
 use waxwing_dataplane::counters::SIGNALS;
 use waxwing_dataplane::model::{MidStream, SourceUse, Timeouts};
 use waxwing_dataplane::time::TICK;
-use waxwing_packet::Protocol;
+use waxwing_packet::{Address, Protocol};
 
 use super::health;
 use crate::config::model::service::{Backend, Service};
@@ -25,19 +25,28 @@ const MID_STREAM: [(&str, MidStream); 2] = [("pick", MidStream::Pick), ("drop", 
 const SOURCE_USE: [(&str, SourceUse); 2] =
     [("auto", SourceUse::Auto), ("always", SourceUse::Always)];
 
-pub(super) fn read(root: &Table<'_, '_>, problems: &mut Problems) -> Vec<Service> {
+/// Reads every service. Those without a valid required value come second.
+pub(super) fn read(root: &Table<'_, '_>, problems: &mut Problems) -> (Vec<Service>, Vec<Service>) {
     if !root.has(&schema::SERVICE) {
         let text = "there is no service, so nothing is balanced; write a [[service]]";
         problems.warn(root.span, text);
     }
-    let tables = root.tables(&schema::SERVICE, problems);
-    let service = |table| service(table, problems);
-    tables.iter().filter_map(service).collect()
+    let (mut complete, mut incomplete) = (Vec::new(), Vec::new());
+    for table in root.tables(&schema::SERVICE, problems) {
+        match service(&table, problems) {
+            Ok(service) => complete.push(service),
+            Err(service) => incomplete.push(service),
+        }
+    }
+    (complete, incomplete)
 }
 
-/// Reads every key, to report all problems, then returns the service if its required keys are
-/// valid.
-fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Option<Service> {
+/// Reads every key, to report all problems.
+///
+/// # Errors
+/// A required key has no valid value: the service with a placeholder there.
+#[expect(clippy::result_large_err, reason = "both variants are one service")]
+fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Result<Service, Service> {
     let name = table.parsed(&schema::NAME, problems, values::name);
     let vip = table.parsed(&schema::VIP, problems, values::address);
     let ports = table.ports(&schema::SERVICE_PORT, problems);
@@ -59,12 +68,21 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Option<Service> {
         .iter()
         .filter_map(|table| backend(table, ports.map(|ports| ports.value), problems))
         .collect();
-    Some(Service {
-        name: name?.map(Arc::from),
-        vip: vip?,
-        ports: ports?,
-        protocol: protocol?,
-        policy: policy?.map(Arc::from),
+    let is_complete = name.is_some()
+        && vip.is_some()
+        && ports.is_some()
+        && protocol.is_some()
+        && policy.is_some();
+    let service = Service {
+        name: or_at(table, name.map(|name| name.map(Arc::from)), || {
+            format!("in line {}", problems.line(table.span)).into()
+        }),
+        vip: or_at(table, vip, Address::default),
+        ports: or_at(table, ports, || Ports::one(0)),
+        protocol: or_at(table, protocol, || Protocol::Tcp),
+        policy: or_at(table, policy.map(|policy| policy.map(Arc::from)), || {
+            "".into()
+        }),
         policy_config,
         mid_stream: or_default(mid_stream),
         source_nat,
@@ -74,7 +92,21 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Option<Service> {
         health,
         backends,
         span: table.span,
-    })
+    };
+    if is_complete {
+        Ok(service)
+    } else {
+        Err(service)
+    }
+}
+
+/// Returns the value, or a placeholder at the table's header.
+fn or_at<T>(
+    table: &Table<'_, '_>,
+    value: Option<Located<T>>,
+    placeholder: impl FnOnce() -> T,
+) -> Located<T> {
+    value.unwrap_or_else(|| Located::new(placeholder(), table.span))
 }
 
 /// Reads the names of a service's signals: at most [`SIGNALS`], all different.

@@ -68,7 +68,7 @@ impl Controller {
         // The ports are attached and stay so; nothing that the network is like stops a reload.
         let found = preflight::network(reading.config(), &self.kernel).await?;
         reading.add(found.into_iter().map(Problem::into_warning));
-        let config = reading.config().clone();
+        let config = reading.config().clone().with_incomplete();
         let found = modules::check(&self.policy_host, &self.check_host, config).await;
         reading.add(found.problems);
         let (config, warnings) = reading.finish()?;
