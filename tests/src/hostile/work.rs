@@ -86,7 +86,8 @@ fn in_other_calls() -> Vec<Hostile> {
     };
     let log = |body: &str| Wat {
         more: made(format!(
-            "(func (export \"waxwing_log\") (result i64) (if (i32.eqz {AT_WORK}) (then (return (i64.const 0)))) {body})"
+            "(func (export \"waxwing_log\") (result i64)
+               (if (i32.eqz {AT_WORK}) (then (return (i64.const 0)))) {body})"
         )),
         ..Wat::GOOD
     };
