@@ -1,6 +1,7 @@
 //! The process that holds the XDP program of an interface.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A process that has attached an XDP program.
@@ -12,9 +13,14 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Finds the process whose link attaches a program to an interface of this network namespace. `None` for
-    /// a program without a link, which `ip link` and old programs attach, and without the right to look.
+    /// Finds the process whose link attaches a program to an interface of this network namespace, else a
+    /// process of this program that this one may not look into, as one that has given up its rights. `None`
+    /// for a program without a link, which `ip link` and old programs attach.
     pub(crate) fn of(interface: u32) -> Option<Self> {
+        Self::seen(interface).or_else(Self::hidden)
+    }
+
+    fn seen(interface: u32) -> Option<Self> {
         let own = fs::read_link("/proc/self/ns/net").ok()?;
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let mut holders = processes.filter_map(|entry| {
@@ -27,6 +33,21 @@ impl Holder {
             })
         });
         holders.next()
+    }
+
+    /// Returns the oldest process of this program whose descriptors may not be listed.
+    fn hidden() -> Option<Self> {
+        let program = name_of("/proc/self".as_ref());
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let ours = processes.filter_map(|entry| {
+            let process = entry.path();
+            let is_hidden = name_of(&process) == program
+                && fs::read_dir(process.join("fdinfo"))
+                    .is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+            is_hidden.then(|| entry.file_name().to_str()?.parse().ok())?
+        });
+        let pid = ours.min()?;
+        Some(Self { pid, program })
     }
 
     /// Returns whether it runs this program.

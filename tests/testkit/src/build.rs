@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use waxwing_packet::arp::Arp;
-use waxwing_packet::ndp::Solicitation;
+use waxwing_packet::ndp::{Advertisement, Solicitation};
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
     Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, Protocol, TcpFlags,
@@ -291,6 +291,27 @@ impl NeighborSolicitation {
         );
         frame
     }
+}
+
+/// Returns the frame in which a station says that an address is its own: a gratuitous ARP request (RFC 5227
+/// section 3), or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
+pub fn announcement(mac: Mac, tags: VlanTags, address: Address) -> Vec<u8> {
+    let (frame, is_written) = match address.family() {
+        Family::V4 => {
+            let arp = Arp::announcement(mac, tags, address);
+            let mut frame = vec![0; arp.frame_len()];
+            let is_written = arp.write(&mut frame);
+            (frame, is_written)
+        }
+        Family::V6 => {
+            let advertisement = Advertisement::announcement(mac, tags, address);
+            let mut frame = vec![0; advertisement.frame_len()];
+            let is_written = advertisement.write(&mut frame);
+            (frame, is_written)
+        }
+    };
+    assert!(is_written, "the frame has the message's length");
+    frame
 }
 
 /// Returns the frame around a segment of either family whose checksum field is zero.

@@ -4,12 +4,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::User;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::waxwing::Copy;
-use waxwing_tests::{Layout, Topology, Waxwing, modules};
+use waxwing_tests::{Config, Layout, Process, Topology, Waxwing, modules};
 
 use crate::health::{three, wait_web};
 use crate::host::wait_problem;
@@ -59,6 +60,8 @@ fn keeps_only_the_rights_that_it_uses(user: Option<&str>) -> Result<()> {
     assert_owner(&config.state, user)?;
     assert_owner(config.socket(), user)?;
 
+    assert_second_names_first(&topology, &config, user)?;
+
     topology.set_queues(4)?;
     waxwing.wait_status("a socket for each queue", |status| {
         status.sockets().len() == 8
@@ -83,6 +86,25 @@ fn keeps_only_the_rights_that_it_uses(user: Option<&str>) -> Result<()> {
     }
     ensure!(!config.socket().exists(), "its socket is left");
     Ok(())
+}
+
+/// A second balancer on the same ports names the first, also where it has no right to look into it.
+fn assert_second_names_first(
+    topology: &Topology,
+    config: &Config,
+    user: Option<&str>,
+) -> Result<()> {
+    let mut config = config.clone();
+    config.state = topology.scratch.path().join("second-state");
+    let socket = config.socket().display().to_string();
+    let text = config.to_toml()?.replace(&socket, &format!("{socket}.2"));
+    let path = topology.scratch.write("second.toml", text)?;
+    let mut command = topology.balancer_command(&[])?;
+    command.args(["run", "--config"]).arg(path);
+    command.args(user.map(|user| format!("--user={user}")));
+    let second = Process::spawn("waxwing", &command)?.finish(Duration::from_secs(60))?;
+    ensure!(!second.status.success(), "two balancers on one port");
+    assert_says(&second, &["is running on it already (pid "])
 }
 
 /// Returns the words behind a key of a `status` in `/proc`.

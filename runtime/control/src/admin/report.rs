@@ -156,7 +156,8 @@ impl Reporter {
         let log = log.map(|why| format!("lines of the log are dropped: {why}"));
         let flood = self.flood.problem(&self.sessions);
         let problems = view.problems.iter().cloned();
-        problems.chain(log).chain(flood).collect()
+        let modules = self.policy_host.problem();
+        problems.chain(log).chain(flood).chain(modules).collect()
     }
 
     pub(super) fn ports(&self) -> Vec<PortStatus> {

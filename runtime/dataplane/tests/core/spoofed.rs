@@ -127,6 +127,73 @@ fn no_packet_from_the_wrong_side_changes_a_session() {
     }
 }
 
+/// From the right side, in another's name: a reply by any address or port but its server's, a request by any
+/// but its client's. The session stays as it is, and its client gets nothing.
+#[test]
+fn no_packet_of_another_address_or_port_changes_a_session() {
+    for (plan, protocol) in EACH {
+        let mut world = with_session(plan, protocol);
+        let session = world.session();
+        let (reply, request) = (reply_segment(plan, 0, 4000, ACK), segment(plan, 4000, ACK));
+        let stranger = Address::from_bits(plan.client.bits() + 7);
+        let sources = |honest: &build::Tcp<'_>| {
+            let (address, port) = honest.source;
+            [plan.backend(1), stranger, plan.vip]
+                .map(|other| (other, port))
+                .into_iter()
+                .chain([(address, port + 1)])
+                .collect::<Vec<_>>()
+        };
+        for (side, honest) in [(BACK, reply), (FRONT, request)] {
+            for source in sources(&honest) {
+                let forged = build::Tcp { source, ..honest };
+                for (name, frame) in kinds(&forged, protocol) {
+                    let what = format!(
+                        "{name} at {side:?} from {source:?}, {} {protocol:?}",
+                        plan.vip
+                    );
+                    let sent = world.frame(side, &frame);
+                    // What is a client's own request goes to a server. Nothing goes to this client.
+                    assert!(sent.iter().all(|(port, _)| *port == BACK), "{what}");
+                    assert!(world.sessions().contains(&session), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Whoever announces the client's or the server's address, from whatever side: the kernel judges by its own
+/// neighbour table, so no session follows the announcement itself.
+#[test]
+fn no_announcement_changes_a_session() {
+    for (plan, protocol) in EACH {
+        let mut world = with_session(plan, protocol);
+        let session = world.session();
+        for port in [FRONT, BACK] {
+            for tags in [VlanTags::NONE, TAGS] {
+                for address in [plan.client, plan.backend(0), plan.vip] {
+                    let frame = build::announcement(ATTACKER, tags, address);
+                    let sent = world.frame(port, &frame);
+                    let what = format!("{address} at {port:?} {tags:?}");
+                    assert!(sent.is_empty() || address == plan.vip, "{what}: {sent:?}");
+                    assert_eq!(world.session(), session, "{what}");
+                }
+            }
+        }
+        let sent = match protocol {
+            Protocol::Tcp => world.frame(BACK, &reply(plan, 0, 4000, ACK)),
+            Protocol::Udp => world.frame(BACK, &datagram_back(plan, 0, 4000)),
+        };
+        let (port, packet) = one(&sent);
+        assert_eq!((port, packet.ethernet.destination), (FRONT, CLIENT_MAC));
+        let sent = match protocol {
+            Protocol::Tcp => world.frame(FRONT, &request(plan, 4000, ACK)),
+            Protocol::Udp => world.frame(FRONT, &datagram(plan, 4000, b"?")),
+        };
+        assert_eq!(one(&sent).1.ethernet.destination, backend_mac(0));
+    }
+}
+
 /// Fragments take the path of their datagram's first: neither it nor a later one joins a session from the
 /// wrong side.
 #[test]

@@ -37,6 +37,20 @@ impl Compiler {
         }
     }
 
+    /// Returns why no module can be compiled, with the remedy.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let Self::Service(service, _) = self else {
+            return None;
+        };
+        (!service.is_running()).then(|| {
+            let id = service.id();
+            format!(
+                "no new module can be compiled: the process that compiles them ({id}) has ended; the modules \
+                 in use serve on, restart the balancer when it suits"
+            )
+        })
+    }
+
     /// Compiles a validated module.
     pub(crate) fn compile(
         &self,

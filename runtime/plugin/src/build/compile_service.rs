@@ -21,7 +21,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use waxwing_sdk::abi::Kind;
 
 use crate::build::confine::{confine_child, confine_service};
@@ -130,6 +130,13 @@ impl CompileService {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Returns whether the process runs.
+    pub(super) fn is_running(&self) -> bool {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let id = WaitId::Pid(Pid::from_child(&self.process));
+        matches!(rustix::process::waitid(id, ended), Ok(None))
     }
 
     /// Compiles a module in a child.

@@ -14,6 +14,7 @@ use waxwing_dataplane::Policy;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_sdk::abi::Kind;
 
+use crate::build::compile::Compiler;
 use crate::build::engine::Engine;
 use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError};
@@ -129,6 +130,7 @@ struct ModuleHistory {
 pub struct Host {
     engine: Engine,
     library: Library,
+    compiler: Compiler,
     faults: FaultSink,
     generation: AtomicU64,
     share_percent: u32,
@@ -162,6 +164,7 @@ impl Host {
         Ok(Self {
             share_percent,
             engine: Engine::new()?,
+            compiler: options.compiler.clone(),
             library: Library::new(shipped, folder, options, Kind::Policy),
             faults: Arc::new(move |report| events(HostEvent::Fault(report))),
             generation: AtomicU64::new(0),
@@ -439,6 +442,12 @@ impl Host {
         let history = histories.entry(module.into()).or_default();
         history.recent_flows.reserve();
         history.clone()
+    }
+
+    /// Returns why no new module can be compiled, with the remedy.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.compiler.problem()
     }
 
     /// Returns the state of each requested module, sorted by name.

@@ -67,6 +67,16 @@ fn a_service_that_has_ended_is_said() {
     let error = compiled_by(started(program, CompileLimits::default())).expect_err("no service");
     let expected = "it does not answer";
     assert!(error.contains(expected), "{error:?}");
+    let (_folder, host) = host(
+        started(Command::new("/bin/true"), CompileLimits::default()),
+        &Wat::GOOD.bytes(),
+    );
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while host.problem().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let problem = host.problem().expect("the service has ended");
+    assert!(problem.contains("restart the balancer"), "{problem}");
     let missing = CompileService::start(Command::new("/no/such"));
     assert!(missing.is_err(), "there is no such program");
 }
