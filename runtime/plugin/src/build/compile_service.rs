@@ -21,7 +21,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
 use waxwing_sdk::abi::Kind;
 
 use crate::build::confine::{confine_child, confine_service};
@@ -132,11 +132,9 @@ impl CompileService {
         self.process.id()
     }
 
-    /// Returns whether the process runs.
+    /// Returns whether the process runs. It sends nothing by the socket, so that can be read at its end only.
     pub(super) fn is_running(&self) -> bool {
-        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let id = WaitId::Pid(Pid::from_child(&self.process));
-        matches!(rustix::process::waitid(id, ended), Ok(None))
+        matches!(is_readable(&self.socket, Some(Duration::ZERO)), Ok(false))
     }
 
     /// Compiles a module in a child.
