@@ -1,5 +1,5 @@
-//! Coverage-guided fuzzing by cargo-fuzz, on the stable toolchain: of the hot path, of the rings, and of the
-//! module loader.
+//! Coverage-guided fuzzing by cargo-fuzz, on the stable toolchain: of the hot path, of the rings under
+//! AddressSanitizer, and of the module loader; and the session table under Miri.
 //!
 //! Invariant: the committed corpus is only read. New inputs go to the target folder, where the next run
 //! starts from them.
@@ -15,6 +15,8 @@ const VERSION: &str = "0.13.2";
 struct Fuzzed {
     folder: &'static str,
     targets: &'static [&'static str],
+    /// Finds wrong use of memory: `address` for a crate with `unsafe` code, else `none`.
+    sanitizer: &'static str,
     /// The longest input, in bytes.
     input_max: usize,
 }
@@ -22,6 +24,7 @@ struct Fuzzed {
 const CORE: Fuzzed = Fuzzed {
     folder: "runtime/dataplane",
     targets: &["any_bytes", "mutated", "sequence"],
+    sanitizer: "none",
     // No target reads more.
     input_max: 300,
 };
@@ -29,6 +32,7 @@ const CORE: Fuzzed = Fuzzed {
 const RINGS: Fuzzed = Fuzzed {
     folder: "runtime/xdp",
     targets: &["rings"],
+    sanitizer: "address",
     input_max: 300,
 };
 
@@ -36,6 +40,7 @@ const RINGS: Fuzzed = Fuzzed {
 const LOADER: Fuzzed = Fuzzed {
     folder: "runtime/plugin",
     targets: &["loader_bytes", "loader_smith"],
+    sanitizer: "none",
     input_max: 4096,
 };
 
@@ -53,7 +58,31 @@ pub(crate) fn all(arguments: &[String]) -> Result<(), String> {
     install()?;
     [CORE, RINGS, LOADER]
         .iter()
-        .try_for_each(|it| it.run(seconds))
+        .try_for_each(|it| it.run(seconds))?;
+    miri()
+}
+
+/// Interprets the tests of the session table, which finds undefined behaviour; skipped without a nightly
+/// toolchain that has Miri.
+fn miri() -> Result<(), String> {
+    if run::output("cargo", &["+nightly", "miri", "--version"]).is_none() {
+        println!("   skipped: Miri; `rustup +nightly component add miri rust-src`");
+        return Ok(());
+    }
+    run::step("interpreting the tests of the session table (Miri)");
+    run::command(
+        // By its name in `PATH`: only rustup's takes a toolchain.
+        Command::new("cargo")
+            .args(["+nightly", "miri", "test", "--package", "waxwing-dataplane"])
+            // The statistics of the hash take hours so.
+            .args(["--lib", "session::", "--", "--skip", "session::hash"])
+            .current_dir(run::root())
+            .env_remove("CARGO")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env("CARGO_TARGET_DIR", run::target().join("miri"))
+            .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+            .env("PROPTEST_CASES", "4"),
+    )
 }
 
 /// Fuzzes each target of the core and the rings for some seconds; skips if cargo-fuzz cannot be installed.
@@ -90,8 +119,7 @@ impl Fuzzed {
             .map_err(|error| format!("{}: {error}", corpus.display()))?;
         run::command(
             Command::new(run::cargo_path())
-                // Sanitizers need a nightly compiler, and only find bugs in `unsafe` code.
-                .args(["fuzz", "run", "--sanitizer", "none", target])
+                .args(["fuzz", "run", "--sanitizer", self.sanitizer, target])
                 .args([corpus, crate_folder.join("fuzz/corpus").join(target)])
                 .arg("--")
                 .arg(format!("-max_total_time={seconds}"))
@@ -99,7 +127,9 @@ impl Fuzzed {
                 // Statistics only at the end.
                 .args(["-verbosity=0", "-print_final_stats=1"])
                 .current_dir(crate_folder)
-                .env("CARGO_TARGET_DIR", build),
+                .env("CARGO_TARGET_DIR", build)
+                // Sanitizers are not stable, but a stable compiler has them.
+                .env("RUSTC_BOOTSTRAP", "1"),
         )
     }
 }

@@ -6,4 +6,5 @@ pub mod build;
 pub mod conversation;
 pub mod fragmenter;
 pub mod memory;
+mod neighbour;
 pub mod random;

@@ -19,11 +19,11 @@ pub(super) fn allocate<T: Default>(len: usize) -> Result<Box<[T]>, TryReserveErr
 
 /// Advises huge pages for memory that was not touched yet, in whole small pages.
 #[cfg_attr(
-    not(loom),
+    not(any(loom, miri)),
     expect(unsafe_code, reason = "advice names memory by its address")
 )]
 fn ask_for_huge_pages<T>(items: &Vec<T>) {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, miri)))]
     {
         const PAGE: usize = 4096;
         let start = items.as_ptr().cast::<u8>();
@@ -34,6 +34,6 @@ fn ask_for_huge_pages<T>(items: &Vec<T>) {
         // (madvise(2), MADV_HUGEPAGE). A kernel without huge pages returns an error and changes nothing.
         let _ = unsafe { rustix::mm::madvise(first_page, len, rustix::mm::Advice::LinuxHugepage) };
     }
-    #[cfg(loom)]
+    #[cfg(any(loom, miri))]
     let _ = items;
 }
