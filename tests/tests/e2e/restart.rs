@@ -178,15 +178,18 @@ fn a_damaged_state_is_refused_and_read_once() -> Result<()> {
     let at = damaged.len() / 2;
     damaged[at] ^= 1;
     let cut = good[..at].to_vec();
-    for bytes in [damaged, cut, Vec::new()] {
-        // What this run keeps is replaced by a file that is damaged.
+    for (bytes, why) in [
+        (damaged, "its checksum is wrong"),
+        (cut, "its checksum is wrong"),
+        (Vec::new(), "it is truncated"),
+    ] {
+        // What this run keeps is replaced.
         stop(&mut waxwing)?;
         fs::write(&file, bytes)?;
         waxwing.restart()?;
-        waxwing.wait_log("no session of an earlier run goes on")?;
-        waxwing
-            .wait_log("its checksum is wrong")
-            .or_else(|_| waxwing.wait_log("it is truncated"))?;
+        let log = waxwing.log();
+        let said = "no session of an earlier run goes on";
+        ensure!(log.contains(why) && log.contains(said), "{why}: {log}");
     }
     waxwing.stop().map(drop)
 }
