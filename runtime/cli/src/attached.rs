@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use waxwing_control::admin::report::{AttachedPorts, Followed};
 use waxwing_control::admin::status::{PortStatus, QueueStatus};
@@ -30,6 +31,20 @@ impl SharedAttached {
     /// Names the workers whose sockets are replaced when ports are attached again.
     pub(crate) fn set_workers(&self, workers: Arc<Gate>) {
         let _ = self.workers.set(workers);
+    }
+
+    /// See [`Attached::hold`]. A failure is logged.
+    pub(crate) fn hold(&self, span: Duration) {
+        if let Err(error) = self.lock().hold(span) {
+            tracing::warn!(
+                "{error}; until the next start, replies of live sessions pass unchanged"
+            );
+        }
+    }
+
+    /// See [`Attached::release`].
+    pub(crate) fn release(&self) {
+        self.lock().release();
     }
 
     fn lock(&self) -> MutexGuard<'_, Attached> {

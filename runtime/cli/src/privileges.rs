@@ -70,8 +70,7 @@ fn make_folders(config: &Path, owner: &User) {
         return;
     };
     let config = reading.config();
-    let state = config.state.as_ref().map(|state| state.value.clone());
-    make(&state.unwrap_or_else(state_folder), 0o700);
+    make(&config.state_folder(state_folder()), 0o700);
     if let Some(folder) = config.admin.socket.value.parent() {
         make(folder, 0o755);
     }

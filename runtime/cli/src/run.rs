@@ -18,12 +18,13 @@ use tokio::runtime::Runtime;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight;
+use waxwing_control::restart::KeptState;
 use waxwing_control::run::{Control, ControlSetup, Signals};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, Now, SourceRates};
 use waxwing_plugin::{CodeCache, CompileLimits, CompileService, Compiler};
 use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
 
@@ -41,6 +42,10 @@ const BLOCKING_THREADS: usize = 4;
 
 /// The hidden command with which the program runs itself to compile modules.
 pub(crate) const COMPILE: &str = "compile-modules";
+
+/// How long after a stop the kernel gets no frame of the sessions, unless the next start is faster.
+/// Connections that are silent for longer are often given up.
+const RESTART_MAX: Duration = Duration::from_secs(10);
 
 /// How long the start waits for modules to be compiled for whose names other builds can serve.
 const COMPILE_AT_START_MAX: Duration = Duration::from_secs(2);
@@ -135,21 +140,30 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
             () = signals.end() => Ok(None),
         }
     });
-    let Some((control, workers)) = begun? else {
+    let Some((control, workers, attached, zero)) = begun? else {
         tracing::info!("ended by a signal before it served");
         // Does not wait for a compilation in progress.
         runtime.shutdown_background();
         return Ok(());
     };
     let outcome = runtime.block_on(async {
-        let ready = || tracing::info!("serving after {} ms", started.elapsed().as_millis());
+        let ready = || {
+            attached.release();
+            tracing::info!("serving after {} ms", started.elapsed().as_millis());
+        };
         tokio::select! {
-            outcome = control.run(signals, ready) => outcome.map_err(Into::into),
+            outcome = control.run(signals, ready) => outcome.map_err(anyhow::Error::from),
             () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
         }
     });
+    let ended = workers.join();
+    if let Ok(stopped) = &outcome
+        && stopped.keep(state_folder(), Now::from_start(zero.elapsed())) > 0
+    {
+        attached.hold(RESTART_MAX);
+    }
     runtime.shutdown_background();
-    workers.join().and(outcome)
+    ended.and(outcome.map(drop))
 }
 
 /// Checks the config, attaches to its ports and starts the workers. They forward nothing before
@@ -159,7 +173,7 @@ async fn begin(
     log: &Log,
     compiling: CompileService,
     started: Instant,
-) -> Result<(Control, WorkerThreads)> {
+) -> Result<(Control, WorkerThreads, SharedAttached, Instant)> {
     let modules = ModuleOptions {
         state: Some(state_folder()),
         start_within: Some(COMPILE_AT_START_MAX),
@@ -181,7 +195,11 @@ async fn begin(
         .iter()
         .map(|_| Arc::new(WorkerCounters::new(config.backends_max)))
         .collect();
-    let launch = Launch::new(config, &shared, &counters, started);
+    let kept = KeptState::read(config, state_folder());
+    let zero = kept
+        .as_ref()
+        .map_or(started, |kept| kept.clock_zero(started));
+    let launch = Launch::new(config, &shared, &counters, zero);
     let setup = ControlSetup {
         checked,
         shared,
@@ -190,13 +208,15 @@ async fn begin(
         ports: Box::new(attached.clone()),
         log: log.state(),
         started,
+        clock_zero: zero,
+        kept,
     };
     let (control, channels) = Control::prepare(setup).await?;
     calls::filter_control()?;
     let workers = launch.start(worker_parts, channels)?;
     attached.set_workers(workers.gate());
     lower_priority();
-    Ok((control, workers))
+    Ok((control, workers, attached, zero))
 }
 
 /// Raises the limit of open files to its maximum: each running health check has a connection.

@@ -26,7 +26,8 @@ pub(crate) struct Launch {
     cluster_key: [u64; 4],
     /// The CPUs for the workers in turn; empty for no pinning.
     cpus: Vec<usize>,
-    started: Instant,
+    /// The zero of the workers' clock.
+    zero: Instant,
 }
 
 impl Launch {
@@ -34,7 +35,7 @@ impl Launch {
         config: &Config,
         shared: &SharedState,
         counters: &[Arc<WorkerCounters>],
-        started: Instant,
+        zero: Instant,
     ) -> Self {
         let chosen: Vec<usize> = config.workers.cpus.iter().map(|cpu| cpu.value).collect();
         let cpus = match (config.workers.pin, chosen.is_empty()) {
@@ -47,7 +48,7 @@ impl Launch {
             counters: counters.to_vec(),
             cluster_key: modules::cluster_seed(config.cluster_key),
             cpus,
-            started,
+            zero,
         }
     }
 
@@ -75,12 +76,12 @@ impl Launch {
                 returned,
             };
             let cpu = self.cpus.get(number % self.cpus.len().max(1)).copied();
-            let (started, gated) = (self.started, gate.add());
+            let (zero, gated) = (self.zero, gate.add());
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     prepare_thread(number, cpu);
-                    work(parts, setup, epoch, started, &gated)
+                    work(parts, setup, epoch, zero, &gated)
                 })
                 .context("cannot start a worker's thread")?;
             threads.push(thread);
@@ -110,14 +111,14 @@ fn work(
     parts: WorkerSockets,
     setup: WorkerSetup,
     epoch: Epoch,
-    started: Instant,
+    zero: Instant,
     gated: &Gated,
 ) -> bool {
     let number = setup.number;
     let mut worker = Worker::new(parts.into_io(), setup, epoch);
     let mut all_back = true;
     loop {
-        worker.run(|| Now::from_start(started.elapsed()), &gated.interrupt);
+        worker.run(|| Now::from_start(zero.elapsed()), &gated.interrupt);
         match gated.commands.recv() {
             Ok(Command::Close) => {
                 let account = worker.io().account();

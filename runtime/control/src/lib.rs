@@ -10,6 +10,7 @@
 //! - [`publish`]: changes, made into epochs. Start with [`publish::controller`], the only place that
 //!   changes the running state.
 //! - [`admin`]: the admin socket, its client, and the status that it serves.
+//! - [`restart`]: what goes on over a stop and a start.
 //! - [`run`]: start-up and the control loop.
 
 pub mod admin;
@@ -19,5 +20,6 @@ mod log_limit;
 pub mod network;
 mod parallel;
 pub mod publish;
+pub mod restart;
 pub mod run;
 mod time;

@@ -39,6 +39,7 @@ pub use build::compile::Compiler;
 pub use build::compile_service::{CompileError, CompileLimits, CompileService, serve_compiler};
 pub use build::engine::prepare_thread;
 pub use build::module::{BuildCounters, CompiledModule, ModuleHash, ModuleSource};
+pub use build::private_folder::PrivateFolder;
 pub use build::read::is_module_name;
 pub use build::validate::{ModuleLimits, validate};
 pub use error::{HostError, ModuleError, Refusal};

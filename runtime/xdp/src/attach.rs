@@ -1,17 +1,19 @@
 //! Attaches ports: the XDP program to each port, a socket to each queue.
 //!
 //! Invariant: everything is undone when the values created here are dropped, workers first, or when the
-//! process ends in any way. Exception: only an orderly exit restores the device settings for busy polling.
+//! process ends in any way. Exceptions: only an orderly exit restores the device settings for busy polling,
+//! and [`Attached::hold`].
 //! The program and its rules stay while sockets are bound again, so the kernel never gets a frame that is
 //! for the workers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_packet::Mac;
 
 use crate::device::{self, DeviceSetting};
+use crate::guard;
 use crate::io::WorkerSockets;
 use crate::multicast::Memberships;
 use crate::offloads::OffloadWatch;
@@ -331,6 +333,22 @@ impl Attached {
             &self.options,
             self.buffers,
         ))
+    }
+
+    /// Keeps frames for the workers from the kernel for this long, also after the end of this process: drop
+    /// the value then. [`Attached::release`] of the next process ends it.
+    ///
+    /// # Errors
+    /// [`XdpError`]; the kernel gets these frames of some ports when the value is dropped.
+    pub fn hold(&mut self, span: Duration) -> Result<(), XdpError> {
+        let names = self.reports.iter().map(|it| &*it.interface.name);
+        self.program.hold_guard(names, span)
+    }
+
+    /// Ends what [`Attached::hold`] of an earlier process left. Call it once the rules are applied.
+    pub fn release(&self) {
+        let names = self.reports.iter().map(|it| &*it.interface.name);
+        names.for_each(guard::release);
     }
 
     /// Takes over the ports' MTUs: longer frames show a sender's offloads.

@@ -1,34 +1,54 @@
 //! The guard: a program where a port's frames become the kernel's, behind the XDP program.
 //!
-//! Invariant: the kernel, which would route it past NAT, gets no frame for the workers. A veth runs no XDP
-//! program on queues that are added later, until the program is set again (`veth_enable_xdp`,
-//! drivers/net/veth.c). Before Linux 6.6 there is no guard: it would outlive a killed process.
+//! Invariant: the kernel, which would route it past NAT, gets no frame for the workers: neither from a veth,
+//! which runs no XDP program on queues that are added later, until the program is set again
+//! (`veth_enable_xdp`, drivers/net/veth.c), nor, for a while, between the end of this process and the next
+//! one. It attaches by links, which end with the process, from Linux 6.6 on. What outlives the process is a
+//! filter that ends itself.
+
+use std::io;
+use std::time::Duration;
 
 use aya::Ebpf;
-use aya::programs::tc::{SchedClassifierLinkId, TcAttachType};
+use aya::maps::{Array, MapData};
+use aya::programs::tc::{
+    self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError,
+};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
+use rustix::time::{ClockId, clock_gettime};
 use waxwing_dataplane::PortId;
+
+use crate::XdpError;
 
 /// The program's name in the object.
 const NAME: &str = "waxwing_guard";
 /// What it returns for a frame that the kernel must not get (`linux/pkt_cls.h`).
 const TC_ACT_SHOT: u32 = 2;
 /// The first kernel with links for it.
-const LINUX_MIN: KernelVersion = KernelVersion::new(6, 6, 0);
+const LINKS_MIN: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// The guard's links, by port.
-pub(crate) struct Guard(Vec<Option<SchedClassifierLinkId>>);
+pub(crate) struct Guard {
+    /// By port; none on an older kernel.
+    links: Vec<Option<SchedClassifierLinkId>>,
+    ends: Array<MapData, u64>,
+}
 
 impl Guard {
-    /// Loads the program; on an older kernel there is none.
-    pub(crate) fn load(ebpf: &mut Ebpf, ports_max: u32) -> Result<Self, ProgramError> {
-        if !KernelVersion::current().is_ok_and(|version| version >= LINUX_MIN) {
-            return Ok(Self(Vec::new()));
-        }
-        program(ebpf)?.load()?;
-        Ok(Self((0..ports_max).map(|_| None).collect()))
+    pub(crate) fn load(
+        ebpf: &mut Ebpf,
+        ends: Array<MapData, u64>,
+        ports_max: u32,
+    ) -> Result<Self, XdpError> {
+        let loaded = program(ebpf).and_then(SchedClassifier::load);
+        loaded.map_err(|error| XdpError::program("loading the guard", &error))?;
+        let has_links = KernelVersion::current().is_ok_and(|version| version >= LINKS_MIN);
+        let count = if has_links { ports_max } else { 0 };
+        Ok(Self {
+            links: (0..count).map(|_| None).collect(),
+            ends,
+        })
     }
 
     /// Attaches it to a port that has none yet.
@@ -38,31 +58,57 @@ impl Guard {
         port: PortId,
         interface: &str,
     ) -> Result<(), ProgramError> {
-        if let Some(place @ None) = self.0.get_mut(port.index()) {
+        if let Some(place @ None) = self.links.get_mut(port.index()) {
             *place = Some(program(ebpf)?.attach(interface, TcAttachType::Ingress)?);
+        }
+        Ok(())
+    }
+
+    /// Leaves it on these interfaces for this long, whatever becomes of this process.
+    pub(crate) fn hold<'a>(
+        &mut self,
+        ebpf: &mut Ebpf,
+        interfaces: impl Iterator<Item = &'a str>,
+        span: Duration,
+    ) -> Result<(), XdpError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            XdpError::program("leaving the guard for the next start", error)
+        };
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::try_from(now).map_err(|error| failed(&error))?;
+        let ends = u64::try_from((now + span).as_nanos()).unwrap_or(u64::MAX);
+        self.ends.set(0, ends, 0).map_err(|error| failed(&error))?;
+        let program = program(ebpf).map_err(|error| failed(&error))?;
+        for interface in interfaces {
+            release(interface);
+            // It fails if there is one; if it fails otherwise, so does what follows.
+            let _ = tc::qdisc_add_clsact(interface);
+            let options = TcAttachOptions::Netlink(NlOptions::default());
+            let link = program
+                .attach_with_options(interface, TcAttachType::Ingress, options)
+                .and_then(|id| program.take_link(id));
+            // Dropping the link would detach it.
+            std::mem::forget(link.map_err(|error| failed(&error))?);
         }
         Ok(())
     }
 
     /// Detaches it from a port, whose interface may be gone.
     pub(crate) fn detach(&mut self, ebpf: &mut Ebpf, port: PortId) {
-        let link = self.0.get_mut(port.index()).and_then(Option::take);
+        let link = self.links.get_mut(port.index()).and_then(Option::take);
         if let (Some(link), Ok(program)) = (link, program(ebpf)) {
             let _ = program.detach(link);
         }
     }
 
-    /// Returns whether it drops a frame received on the loopback device (`BPF_PROG_TEST_RUN`); `None` on a
-    /// kernel without a guard, and for a frame that the kernel makes no packet of in a test run: its network
-    /// header is truncated, or it is longer than a page.
+    /// Returns whether it drops a frame received on the loopback device (`BPF_PROG_TEST_RUN`); `None` for a
+    /// frame that the kernel makes no packet of in a test run: its network header is truncated, or it is
+    /// longer than a page.
     pub(crate) fn drops(
         &self,
         ebpf: &mut Ebpf,
         frame: &[u8],
     ) -> Result<Option<bool>, ProgramError> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
         let run = TestRunOptions {
             data_in: Some(frame),
             repeat: 1,
@@ -72,6 +118,18 @@ impl Guard {
             Ok(result) => Ok(Some(result.return_value == TC_ACT_SHOT)),
             Err(ProgramError::SyscallError(error)) if is_no_packet(&error) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Removes what [`Guard::hold`] of an earlier process left on an interface.
+pub(crate) fn release(interface: &str) {
+    match tc::qdisc_detach_program(interface, TcAttachType::Ingress, NAME) {
+        Ok(()) => {}
+        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        // It ends itself, and a new one takes its place.
+        Err(error) => {
+            tracing::debug!("interface {interface}: the guard of an earlier run: {error}")
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::xdp::XdpLinkId;
@@ -183,7 +184,8 @@ impl Program {
         xdp(&mut ebpf, buffers)?
             .load()
             .map_err(|error| failed(&error))?;
-        let guard = Guard::load(&mut ebpf, ports_max).map_err(|error| failed(&error))?;
+        let ends = map(&mut ebpf, "guard_ends")?;
+        let guard = Guard::load(&mut ebpf, ends, ports_max)?;
         Ok(Self {
             guard,
             rules: RuleMaps::new(&mut ebpf, options)?,
@@ -321,6 +323,15 @@ impl Program {
             *place = id.map_err(|error| failed(&error))?;
         }
         Ok(())
+    }
+
+    /// Leaves the guard on these interfaces for this long, also after the end of this process.
+    pub(crate) fn hold_guard<'a>(
+        &mut self,
+        interfaces: impl Iterator<Item = &'a str>,
+        span: Duration,
+    ) -> Result<(), XdpError> {
+        self.guard.hold(&mut self.ebpf, interfaces, span)
     }
 
     fn attach_as(

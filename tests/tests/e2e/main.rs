@@ -31,6 +31,7 @@ mod recovery;
 mod refused;
 mod reload;
 mod removal;
+mod restart;
 mod rights;
 mod servers;
 mod start;
@@ -145,6 +146,7 @@ fn main() {
         hostile::SCENARIOS,
         reload::SCENARIOS,
         removal::SCENARIOS,
+        restart::SCENARIOS,
         start::SCENARIOS,
         swaps::SCENARIOS,
         figure::SCENARIOS,

@@ -67,6 +67,8 @@ pub struct Followed {
 /// Everything that the status is built from.
 pub(crate) struct Reporter {
     pub(crate) started: Instant,
+    /// The zero of the workers' clock.
+    pub(crate) clock_zero: Instant,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
@@ -335,7 +337,7 @@ impl Reporter {
     /// Returns the sessions of the filter's services, in the order of the table.
     pub(crate) fn sessions(&self, filter: &ServiceFilter) -> impl Iterator<Item = SessionStatus> {
         let view = self.view.get();
-        let now = Now::from_start(self.started.elapsed());
+        let now = Now::from_start(self.clock_zero.elapsed());
         let names = session_services(&view.snapshot, &self.health.removed());
         let filter = filter.clone();
         self.sessions.iter().filter_map(move |(_, session)| {

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::admin_state::AdminState;
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::ejection::{EjectionState, Encounters};
-use super::rules::BackendRules;
+use super::kept::{KeptCheck, KeptHealth, millis};
+use super::rules::{BackendRules, CheckIdentity};
 use crate::config::{CheckTiming, Ejection};
 
 /// State changes kept for `status`.
@@ -78,21 +80,6 @@ pub(crate) enum Reach {
     Unreachable(String),
     /// A port or a route of this host is missing; the text says which.
     CutOff(String),
-}
-
-/// The operator's setting for a backend, named as the commands that set it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum AdminState {
-    /// Its health decides whether it takes new sessions.
-    #[default]
-    #[serde(rename = "enable")]
-    Enabled,
-    /// It takes no new sessions.
-    #[serde(rename = "drain")]
-    Draining,
-    /// It counts as down.
-    #[serde(rename = "disable")]
-    Disabled,
 }
 
 /// A change of a backend's state.
@@ -168,6 +155,50 @@ impl BackendHealth {
     /// Returns whether it counts as up although no check has a result.
     pub(crate) fn is_presumed_up(&self) -> bool {
         self.presumed_up && self.state == HealthState::Checking
+    }
+
+    /// Returns what goes on of it in the next process. `checks` are its checks' identities.
+    pub(super) fn keep<'a>(
+        &self,
+        checks: impl Iterator<Item = &'a CheckIdentity>,
+        now: Duration,
+    ) -> KeptHealth {
+        let checks = checks.zip(&self.checks);
+        KeptHealth {
+            admin: self.admin,
+            drained_ms: self
+                .drains_since
+                .map(|since| millis(now.saturating_sub(since))),
+            checks: checks
+                .filter_map(|(identity, state)| KeptCheck::of(identity.text(), state))
+                .collect(),
+            ejection: self.ejection.keep(now),
+        }
+    }
+
+    /// Goes on with what [`BackendHealth::keep`] returned `elapsed` ago.
+    pub(super) fn resume<'a>(
+        &mut self,
+        kept: &KeptHealth,
+        checks: impl Iterator<Item = &'a CheckIdentity>,
+        (elapsed, now): (Duration, Duration),
+    ) -> Option<StateChange> {
+        self.admin = kept.admin;
+        for (identity, state) in checks.zip(&mut self.checks) {
+            let identity = identity.text();
+            if let Some(kept) = kept.checks.iter().find(|kept| kept.is_of(&identity)) {
+                *state = kept.state(now);
+            }
+        }
+        if self.may_be_ejected {
+            self.ejection.resume(kept.ejection.as_ref(), elapsed, now);
+        }
+        let change = self.update(now);
+        if let (Some(since), Some(ms)) = (&mut self.drains_since, kept.drained_ms) {
+            let drained = Duration::from_millis(ms).saturating_add(elapsed);
+            *since = now.saturating_sub(drained);
+        }
+        change
     }
 
     /// Records that it left the config.

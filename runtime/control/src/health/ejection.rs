@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::kept::{KeptEjection, millis};
 use crate::config::Ejection;
 
 /// How long a datagram may wait for a reply before it counts as unanswered.
@@ -96,6 +97,23 @@ impl EjectionState {
             rule.window.as_secs_f64(),
             time.as_secs_f64()
         );
+    }
+
+    pub(super) fn keep(&self, now: Duration) -> Option<KeptEjection> {
+        Some(KeptEjection {
+            left_ms: millis(self.until?.saturating_sub(now)),
+            ejections: self.ejections,
+            reason: self.reason.clone(),
+        })
+    }
+
+    pub(super) fn resume(&mut self, kept: Option<&KeptEjection>, elapsed: Duration, now: Duration) {
+        let left = |kept: &KeptEjection| Duration::from_millis(kept.left_ms).checked_sub(elapsed);
+        if let Some((kept, left)) = kept.and_then(|kept| Some((kept, left(kept)?))) {
+            self.until = now.checked_add(left);
+            self.ejections = kept.ejections;
+            self.reason.clone_from(&kept.reason);
+        }
     }
 
     /// Ends the ejection if its time is over.

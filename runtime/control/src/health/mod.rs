@@ -11,10 +11,12 @@
 //! Invariant: health changes only in `service_health`, and reaches the workers as any other change
 //! does, in an epoch that the controller publishes.
 
+mod admin_state;
 mod backend;
 mod check_state;
 mod effects;
 mod ejection;
+mod kept;
 mod monitor;
 mod plan;
 mod removed;
@@ -27,9 +29,11 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+pub use admin_state::AdminState;
+pub use backend::HealthState;
 pub(crate) use backend::Reach;
-pub use backend::{AdminState, HealthState};
 pub use effects::{Effect, Effects};
+pub(crate) use kept::KeptHealth;
 pub(crate) use monitor::HealthMonitor;
 pub(crate) use plan::{BoundChecks, CheckJob, add_problems, bind, check_span, jobs};
 pub(crate) use removed::RemovedBackend;

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use waxwing_packet::Address;
 
-use super::backend::{AdminState, BackendHealth, HealthState, Reach};
+use super::admin_state::AdminState;
+use super::backend::{BackendHealth, HealthState, Reach};
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
 use super::ejection::Encounters;
+use super::kept::KeptHealth;
 use super::removed::RemovedBackend;
 use super::rules::{CheckIdentity, CheckKey};
 use super::service_health::{ServiceHealth, Transition, Update};
@@ -26,7 +28,7 @@ const DELAYS_MAX: usize = 4096;
 
 pub(crate) struct HealthMonitor {
     service_health: Mutex<ServiceHealth>,
-    started: Instant,
+    zero: Instant,
     /// Notified when the effects may have changed.
     changed: watch::Sender<()>,
     /// Of the lines about transitions.
@@ -40,10 +42,11 @@ pub(crate) struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    pub(crate) fn new() -> Self {
+    /// Its times count from `zero`.
+    pub(crate) fn new(zero: Instant) -> Self {
         Self {
             service_health: Mutex::default(),
-            started: Instant::now(),
+            zero,
             changed: watch::Sender::default(),
             log_limit: Mutex::default(),
             delays: Mutex::default(),
@@ -53,14 +56,14 @@ impl HealthMonitor {
         }
     }
 
-    /// Returns the time since start, which all times here count from.
+    /// Returns the time, as all times here are.
     pub(crate) fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.zero.elapsed()
     }
 
-    /// Converts a time since start.
+    /// Converts a time.
     pub(crate) fn instant(&self, at: Duration) -> Instant {
-        self.started + at
+        self.zero + at
     }
 
     /// Returns a receiver that is notified when the effects may have changed.
@@ -104,6 +107,18 @@ impl HealthMonitor {
 
     pub(crate) fn set_admin(&self, backend: BackendKey, admin: AdminState) {
         let update = self.service_health().set_admin(backend, admin, self.now());
+        self.publish(update.unwrap_or_default());
+    }
+
+    /// Returns what goes on of a backend's health in the next process.
+    pub(crate) fn keep(&self, backend: BackendKey) -> KeptHealth {
+        self.service_health().keep(backend, self.now())
+    }
+
+    /// Goes on with what another process kept of a backend's health `elapsed` ago.
+    pub(crate) fn resume(&self, backend: BackendKey, kept: &KeptHealth, elapsed: Duration) {
+        let now = self.now();
+        let update = self.service_health().resume(backend, kept, (elapsed, now));
         self.publish(update.unwrap_or_default());
     }
 

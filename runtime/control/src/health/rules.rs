@@ -26,6 +26,19 @@ pub(crate) struct CheckIdentity {
 }
 
 impl CheckIdentity {
+    /// Returns it as text, equal for equal checks also in another process.
+    pub(super) fn text(&self) -> String {
+        let Self {
+            module,
+            config,
+            port,
+            roots,
+            server_name,
+            verify,
+        } = self;
+        format!("{module} {port} {roots:?} {server_name:?} {verify} {config}")
+    }
+
     pub(crate) fn of(check: &HealthCheck, backend: &Backend) -> Self {
         let tls = &check.tls;
         Self {

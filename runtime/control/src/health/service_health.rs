@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use waxwing_packet::Address;
 
-use super::backend::{AdminState, BackendHealth, HealthState, Reach, StateChange};
+use super::admin_state::AdminState;
+use super::backend::{BackendHealth, HealthState, Reach, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
 use super::ejection::Encounters;
+use super::kept::KeptHealth;
 use super::removed::{RemovedBackend, removed_from};
 use super::rules::{BackendRules, CheckIdentity, CheckKey, ServiceRules, rules_of};
 use crate::config::{CheckTiming, Config};
@@ -135,6 +137,35 @@ impl ServiceHealth {
         for (key, removed) in removed_from(adopted, left, now) {
             effects.insert(key, removed.effect(now));
         }
+    }
+
+    /// Returns what goes on of a backend's health in the next process.
+    pub(crate) fn keep(&self, key: BackendKey, now: Duration) -> KeptHealth {
+        let found = rules_of(&self.services, key).zip(self.backends.get(&key));
+        let Some(((_, rules), health)) = found else {
+            return KeptHealth::default();
+        };
+        health.keep(rules.checks.iter().map(|(identity, _)| identity), now)
+    }
+
+    /// Goes on with what another process kept of a backend's health `elapsed` ago. Returns `None` if there is
+    /// no such backend.
+    pub(crate) fn resume(
+        &mut self,
+        key: BackendKey,
+        kept: &KeptHealth,
+        (elapsed, now): (Duration, Duration),
+    ) -> Option<Update> {
+        let rules = rules_of(&self.services, key)?;
+        let health = self.backends.get_mut(&key)?;
+        let checks = rules.1.checks.iter().map(|(identity, _)| identity);
+        let change = health.resume(kept, checks, (elapsed, now));
+        let transition = change.map(|change| Transition::new(rules, change));
+        self.look_at(key, now);
+        Some(Update {
+            transitions: transition.into_iter().collect(),
+            effects_changed: true,
+        })
     }
 
     /// Records a check's result. Returns `None` if that check is no longer in the config.

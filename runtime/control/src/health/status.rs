@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::backend::{AdminState, HealthState};
+use super::admin_state::AdminState;
+use super::backend::HealthState;
 
 /// Statistics of the health checks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

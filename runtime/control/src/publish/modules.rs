@@ -74,8 +74,7 @@ impl Modules {
         let (sender, events) = mpsc::unbounded_channel();
         let folder = config.modules.as_ref().map(|folder| folder.value.clone());
         let state = state.filter(|_| folder.is_some());
-        let state =
-            state.map(|default| config.state.as_ref().map_or(default, |it| it.value.clone()));
+        let state = state.map(|program| config.state_folder(program));
         let options = CheckOptions {
             compiler: compiler.clone(),
             cache: cache.clone(),

@@ -28,7 +28,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_dataplane::{Epoch, Snapshot};
+use waxwing_dataplane::{Epoch, Now, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
 use crate::admin::flood::FloodWatch;
@@ -51,6 +51,7 @@ use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::view::{CurrentView, View};
+use crate::restart::{KeptState, Stopped};
 use triggers::Triggers;
 
 /// The capacity of the queue of admin requests.
@@ -70,8 +71,11 @@ pub struct ControlSetup {
     pub ports: Box<dyn AttachedPorts>,
     /// The state of the log for the status.
     pub log: Arc<LogState>,
-    /// The zero of the workers' clock.
     pub started: Instant,
+    /// The zero of the workers' clock.
+    pub clock_zero: Instant,
+    /// What an earlier process left.
+    pub kept: Option<KeptState>,
 }
 
 /// A worker's end of the channels to the control plane.
@@ -119,6 +123,7 @@ pub struct Control {
     reporter: Arc<Reporter>,
     events: mpsc::UnboundedReceiver<HostEvent>,
     socket: AdminSocket,
+    kept: Option<KeptState>,
 }
 
 impl Control {
@@ -139,8 +144,11 @@ impl Control {
         resolver.set_return_plan(config.return_plan());
         let ports = with_vlans(&attached, &[], &resolver.host().borrow());
 
-        let health = HealthMonitor::new();
+        let health = HealthMonitor::new(setup.clock_zero);
         health.adopt(&config);
+        if let Some(kept) = &setup.kept {
+            kept.restore_health(&health);
+        }
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
         let options = BindOptions {
@@ -156,7 +164,12 @@ impl Control {
         let modules = draft.in_use();
         modules::activate(&policy_host, &modules);
         let (snapshot, effects) = (Arc::clone(&draft.snapshot), draft.effects.clone());
-        let (workers, channels) = worker_channels(draft, setup.counters.len());
+        let workers = setup.counters.len();
+        if let Some(kept) = &setup.kept {
+            let now = Now::from_start(setup.clock_zero.elapsed());
+            kept.restore_sessions(&shared, &snapshot, workers, now);
+        }
+        let (workers, channels) = worker_channels(draft, workers);
         let controller = Controller {
             view: Arc::new(CurrentView::new(first_view(&config, &snapshot, &modules))),
             config,
@@ -191,25 +204,31 @@ impl Control {
             port_report: setup.ports.into(),
         };
         let control = Self {
-            reporter: Arc::new(reporter(&controller, setup.log, setup.started)),
+            reporter: Arc::new(reporter(
+                &controller,
+                setup.log,
+                (setup.started, setup.clock_zero),
+            )),
             controller,
             events: setup.checked.modules.events,
             socket,
+            kept: setup.kept,
         };
         Ok((control, channels))
     }
 
     /// Steers traffic to the started workers, then makes changes until SIGTERM or SIGINT. Calls `ready`
-    /// once when traffic flows.
+    /// once when traffic flows. Returns what the next process goes on with, once the workers have ended.
     ///
     /// # Errors
     /// The steering rules or the health checks could not be started. Later errors do not end the loop.
-    pub async fn run(self, signals: Signals, ready: impl FnOnce()) -> Result<(), StartError> {
+    pub async fn run(self, signals: Signals, ready: impl FnOnce()) -> Result<Stopped, StartError> {
         let Self {
             mut controller,
             reporter,
             events,
             socket,
+            kept,
         } = self;
         let (hangup, end) = signals.split();
         let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
@@ -224,6 +243,9 @@ impl Control {
         controller.update_steering();
         if let Some(why) = controller.steering_problem.take() {
             return Err(PublishError::Steering(SteeringError(why)).into());
+        }
+        if let Some(kept) = kept {
+            kept.consume();
         }
         controller.record_reach();
         controller.health_changed().await;
@@ -253,7 +275,7 @@ impl Control {
         admin.abort();
         // When the task has ended, the socket is removed.
         let _ = admin.await;
-        Ok(())
+        Ok(Stopped { controller })
     }
 }
 
@@ -268,9 +290,14 @@ fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsI
     }
 }
 
-fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Reporter {
+fn reporter(
+    controller: &Controller,
+    log: Arc<LogState>,
+    (started, clock_zero): (Instant, Instant),
+) -> Reporter {
     Reporter {
         started,
+        clock_zero,
         log,
         view: Arc::clone(&controller.view),
         sessions: Arc::clone(&controller.shared.sessions),

@@ -12,6 +12,7 @@ use waxwing_control::admin::report::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, Status};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight::{self, Checked};
+use waxwing_control::restart::Stopped;
 use waxwing_control::run::{Control, ControlSetup, Signals, StartError, WorkerChannels};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
@@ -165,7 +166,7 @@ impl AttachedPorts for OnePort {
 pub(crate) struct Bed {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
-    pub(crate) control: Option<tokio::task::JoinHandle<Result<(), StartError>>>,
+    pub(crate) control: Option<tokio::task::JoinHandle<Result<Stopped, StartError>>>,
     pub(crate) client: Client,
     pub(crate) shared: SharedState,
     pub(crate) seen: Vec<Arc<Seen>>,
@@ -308,6 +309,8 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
         steering: Box::new(book.clone()),
         ports: Box::new(OnePort),
         log: Arc::default(),
+        kept: None,
+        clock_zero: Instant::now(),
         started: Instant::now(),
     }
 }

@@ -177,9 +177,16 @@ impl Gauges {
     /// Counts a session that this worker opened.
     #[inline]
     pub fn begin(&self, worker: usize, backend: BackendId, phase: Phase) {
-        let measured = self.measured(backend);
-        measured.opened.fetch_add(1, Ordering::Relaxed);
-        measured.phases.add(phase);
+        self.measured(backend)
+            .opened
+            .fetch_add(1, Ordering::Relaxed);
+        self.resume(worker, backend, phase);
+    }
+
+    /// Like [`Gauges::begin`], for a session that an earlier process opened.
+    #[inline]
+    pub fn resume(&self, worker: usize, backend: BackendId, phase: Phase) {
+        self.measured(backend).phases.add(phase);
         if let Some(here) = self.here(worker, backend) {
             here.add(phase);
         }

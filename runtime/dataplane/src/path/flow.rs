@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use waxwing_packet::{Family, IpPacket, Protocol, TcpFlags, Transport};
+use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::Snapshot;
 use crate::model::Backend;
@@ -114,10 +114,14 @@ pub(crate) fn tcp_flags(packet: &IpPacket) -> TcpFlags {
 }
 
 /// Whether no packet from a network may have this source (RFC 1812 section 5.3.7, RFC 4291 sections 2.5.6 and
-/// 2.7): an address that is unspecified, loopback, link-local (IPv6), multicast, broadcast, or our own; or a
-/// MAC address that is no station's.
+/// 2.7): an address that no host may send from, or a MAC address that is no station's.
 pub(crate) fn is_martian(snapshot: &Snapshot, packet: &IpPacket) -> bool {
-    let source = packet.source;
+    is_never_source(snapshot, packet.source) || !packet.ethernet.source.is_station()
+}
+
+/// Whether no host may send from this address: it is unspecified, loopback, link-local (IPv6), multicast,
+/// broadcast, or our own.
+pub(crate) fn is_never_source(snapshot: &Snapshot, source: Address) -> bool {
     let is_never_routed = match source.family() {
         Family::V4 => {
             let [first, ..] = source.v4_octets();
@@ -128,7 +132,7 @@ pub(crate) fn is_martian(snapshot: &Snapshot, packet: &IpPacket) -> bool {
             source.bits() <= 1 || first == 0xff || (first == 0xfe && second >> 6 == 0b10)
         }
     };
-    is_never_routed || snapshot.is_own(source) || !packet.ethernet.source.is_station()
+    is_never_routed || snapshot.is_own(source)
 }
 
 /// A session's state after its first packet. UDP, which has no flags, starts like a TCP connection picked up

@@ -23,11 +23,13 @@ impl ServerSequences {
         self.0[slot as usize].store(sequence, Ordering::Relaxed);
     }
 
+    pub(super) fn get(&self, slot: u32) -> u32 {
+        self.0[slot as usize].load(Ordering::Relaxed)
+    }
+
     /// Whether a client that acknowledges this number has seen the server's SYN.
     pub(super) fn are_acknowledged(&self, slot: u32, acknowledgment: u32) -> bool {
-        let next = self.0[slot as usize]
-            .load(Ordering::Relaxed)
-            .wrapping_add(1);
+        let next = self.get(slot).wrapping_add(1);
         acknowledgment.wrapping_sub(next) < AHEAD_MAX
     }
 

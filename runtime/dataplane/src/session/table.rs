@@ -275,6 +275,11 @@ impl SessionTable {
         }
     }
 
+    /// The number that [`SessionTable::expect_acknowledgment`] recorded last.
+    pub(super) fn server_sequence(&self, at: SessionRef) -> u32 {
+        self.server_sequences.get(at.slot)
+    }
+
     /// Whether a client that acknowledges this number has seen the server's SYN.
     #[must_use]
     pub fn is_acknowledged(&self, at: SessionRef, acknowledgment: u32) -> bool {

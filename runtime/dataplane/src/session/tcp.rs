@@ -31,7 +31,8 @@ pub enum Phase {
     Closing,
 }
 
-/// The flags seen of a connection.
+/// The flags seen of a connection. Their bits are in [`super::SessionRecord`]s of other versions too: a bit
+/// keeps its meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct TcpState(u8);
 

@@ -29,6 +29,7 @@ mod no_allocation;
 mod paths;
 mod policies;
 mod ranges;
+mod records;
 mod reject;
 mod return_path;
 mod sessions;

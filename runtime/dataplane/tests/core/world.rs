@@ -459,6 +459,10 @@ impl World {
         self.now += by;
     }
 
+    pub(crate) fn now(&self) -> Now {
+        Now::from_start(self.now)
+    }
+
     pub(crate) fn io(&mut self, worker: usize) -> &mut MemoryIo {
         self.workers[worker].io()
     }

@@ -16,7 +16,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// An open folder.
 #[derive(Debug)]
-pub(crate) struct PrivateFolder {
+pub struct PrivateFolder {
     folder: File,
     path: PathBuf,
 }
@@ -26,7 +26,7 @@ impl PrivateFolder {
     ///
     /// # Errors
     /// It cannot be opened, is a link, or another user owns it or may write to it.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let folder = OpenOptions::new()
             .read(true)
@@ -40,7 +40,7 @@ impl PrivateFolder {
     }
 
     /// Returns the path of a file, for people.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
@@ -48,7 +48,7 @@ impl PrivateFolder {
     ///
     /// # Errors
     /// There is none, it is larger, or it is not a file that only this process's user could have written.
-    pub(crate) fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
+    pub fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -71,7 +71,7 @@ impl PrivateFolder {
     ///
     /// # Errors
     /// It cannot be written; the file is as it was.
-    pub(crate) fn write(&self, name: &str, parts: &[&[u8]], synced: bool) -> io::Result<()> {
+    pub fn write(&self, name: &str, parts: &[&[u8]], synced: bool) -> io::Result<()> {
         let new = self.entry(&format!("{name}.{}", std::process::id()));
         // One that was left by a process with this id, which was killed.
         let _ = fs::remove_file(&new);
@@ -95,7 +95,7 @@ impl PrivateFolder {
     ///
     /// # Errors
     /// It cannot be removed.
-    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+    pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.entry(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
@@ -106,7 +106,7 @@ impl PrivateFolder {
     ///
     /// # Errors
     /// The folder cannot be read, or a file cannot be removed.
-    pub(crate) fn remove_oldest(&self, max: usize) -> io::Result<()> {
+    pub fn remove_oldest(&self, max: usize) -> io::Result<()> {
         let files = fs::read_dir(self.entry("."))?.flatten().map(|file| {
             let modified = file.metadata().and_then(|it| it.modified());
             (modified.unwrap_or(SystemTime::UNIX_EPOCH), file.path())

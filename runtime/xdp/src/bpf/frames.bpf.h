@@ -228,6 +228,14 @@ struct {
 	__type(value, __u64);
 } classes SEC(".maps");
 
+/* When a guard that outlives its process ends, by the monotonic clock in ns; 0 while the process lives. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} guard_ends SEC(".maps");
+
 /* What rules look at of a packet. It has no pointers, so that functions of their own can take it: the verifier
  * looks at each of them once, and not once for each way that leads to it. */
 struct packet {

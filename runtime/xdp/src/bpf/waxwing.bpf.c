@@ -247,9 +247,18 @@ int waxwing_jumbo(struct xdp_md *context)
 	return steer(context, bpf_xdp_get_buff_len(context));
 }
 
+static __always_inline bool has_guard_ended(void)
+{
+	__u32 key = 0;
+	__u64 *ends = bpf_map_lookup_elem(&guard_ends, &key);
+
+	return ends && *ends && *ends < bpf_ktime_get_ns();
+}
+
 /*
  * Runs where a frame that the program above passed, or never saw, becomes the kernel's: a veth runs no XDP
- * program on queues that are added later, until the program is set again.
+ * program on queues that are added later, until the program is set again. A copy outlives the process for a
+ * while, until the next one serves: the kernel would route the replies of live sessions past NAT.
  */
 SEC("classifier")
 int waxwing_guard(struct __sk_buff *context)
@@ -264,7 +273,7 @@ int waxwing_guard(struct __sk_buff *context)
 	if (!port || bpf_skb_pull_data(context, len < GUARD_LEN_MAX ? len : GUARD_LEN_MAX))
 		return TC_ACT_UNSPEC;
 	class = classify_skb(context, &packet, port);
-	if (class == CLASS_PASS)
+	if (class == CLASS_PASS || has_guard_ended())
 		return TC_ACT_UNSPEC;
 	count(class);
 	count(CLASS_NO_SOCKET);

@@ -214,6 +214,12 @@ pub enum UnknownBackend {
 }
 
 impl Config {
+    /// Returns the folder of what survives a restart; `program`: if the config names none.
+    #[must_use]
+    pub fn state_folder(&self, program: PathBuf) -> PathBuf {
+        self.state.as_ref().map_or(program, |it| it.value.clone())
+    }
+
     /// Returns an error at a place in the config, for a check that looks at the system.
     #[must_use]
     pub fn error_at(&self, span: Span, text: impl Into<String>) -> Problem {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use waxwing_dataplane::model::SessionAction;
 
-use super::backend::{AdminState, HealthState};
+use super::admin_state::AdminState;
+use super::backend::HealthState;
 use super::check_state::CheckResult;
 use super::effects::{Effect, Effects};
 use super::rules::CheckIdentity;

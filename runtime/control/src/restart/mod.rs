@@ -1,0 +1,139 @@
+//! What goes on over a stop and a start: sessions, and of each backend the operator's words, its signals and
+//! its health.
+//!
+//! It lies in one file of the state folder from the end of one process until the next one serves.
+//!
+//! Invariant: what is read is checked as if a stranger had written it, entry by entry, against the new
+//! config. A file that is damaged or too new is refused as a whole, and the start goes on without it.
+
+mod file;
+mod head;
+mod restore;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+use waxwing_dataplane::Now;
+use waxwing_dataplane::session::RECORD_LEN;
+use waxwing_plugin::PrivateFolder;
+
+use crate::config::Config;
+use crate::publish::controller::Controller;
+use crate::time::since_1970;
+use file::StateFile;
+use head::Head;
+
+/// The file in the state folder.
+const FILE: &str = "sessions.state";
+
+/// The longest file that is read beside its sessions' records, in bytes.
+const HEAD_MAX: u64 = 64 << 20;
+
+/// No process's clock is older; a larger number is a damaged one.
+const CLOCK_MAX: Duration = Duration::from_secs(5 * 365 * 86_400);
+
+/// The state that an earlier process left.
+pub struct KeptState {
+    file: StateFile,
+    folder: PrivateFolder,
+    /// From its writing until it was read.
+    elapsed: Duration,
+}
+
+impl KeptState {
+    /// Reads the state from the config's folder, or from the program's if it names none; `None` without one.
+    /// Warns if there is one that cannot be used.
+    #[must_use]
+    pub fn read(config: &Config, program: PathBuf) -> Option<Self> {
+        let max = HEAD_MAX + (2 * config.sessions_max * RECORD_LEN) as u64;
+        // No folder, no state; the end of the process reports what is wrong with it.
+        let folder = PrivateFolder::open(&config.state_folder(program)).ok()?;
+        let file = folder.read(FILE, max).and_then(StateFile::parse);
+        match file {
+            Ok(file) => Some(Self {
+                elapsed: since_1970().saturating_sub(Duration::from_millis(file.head.written_ms)),
+                file,
+                folder,
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let path = folder.path(FILE);
+                warn!(
+                    "{}: not used: {error}; no session of an earlier run goes on",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+
+    /// Returns the zero of the workers' clock of a process that started at `started`: that of the earlier
+    /// process, as if it had never stopped.
+    #[must_use]
+    pub fn clock_zero(&self, started: Instant) -> Instant {
+        let clock = Duration::from_millis(self.file.head.clock_ms).saturating_add(self.elapsed);
+        started.checked_sub(clock.min(CLOCK_MAX)).unwrap_or(started)
+    }
+
+    /// Removes the file, so that no later start reads sessions that this process has gone on with.
+    pub(crate) fn consume(self) {
+        if let Err(error) = self.folder.remove(FILE) {
+            let path = self.folder.path(FILE);
+            warn!(
+                "{}: cannot remove: {error}; remove it before the next start restores old sessions",
+                path.display()
+            );
+        }
+    }
+}
+
+/// The state of a balancer whose workers have ended.
+pub struct Stopped {
+    pub(crate) controller: Controller,
+}
+
+impl Stopped {
+    /// Writes the state to the folder that [`KeptState::read`] reads. Returns the number of sessions in it.
+    /// `now` is the workers' time. A failure is logged.
+    pub fn keep(&self, program: PathBuf, now: Now) -> usize {
+        let folder = self.controller.config.state_folder(program);
+        let path = folder.join(FILE);
+        let file = StateFile {
+            head: Head::of(&self.controller, now),
+            records: records(&self.controller, now),
+        };
+        let sessions = file.records.len() / RECORD_LEN;
+        let written = PrivateFolder::open(&folder).and_then(|folder| {
+            let written = file.write(|parts| folder.write(FILE, parts, true));
+            if written.is_err() {
+                // An older one would restore sessions that have ended since.
+                let _ = folder.remove(FILE);
+            }
+            written
+        });
+        match written {
+            Ok(()) => {
+                info!("{sessions} sessions kept in {}", path.display());
+                sessions
+            }
+            Err(error) => {
+                warn!(
+                    "{}: cannot write: {error}; the next start knows none of the {sessions} sessions; make \
+                     room, and make the folder one of this process's user to which nobody else may write",
+                    path.display()
+                );
+                0
+            }
+        }
+    }
+}
+
+fn records(controller: &Controller, now: Now) -> Vec<u8> {
+    let sessions = &controller.shared.sessions;
+    let mut records = Vec::with_capacity(sessions.len() * RECORD_LEN);
+    for record in sessions.records(now.tick()) {
+        record.write(&mut records);
+    }
+    records
+}
