@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use waxwing_packet::reject::IcmpError;
 use waxwing_packet::{
-    Address, Ethernet, Family, IpPacket, Link, Mac, Packet, ParseError, Protocol, TcpFlags,
-    Transport, VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,
+    Address, Ethernet, Family, IpPacket, Link, Packet, ParseError, Protocol, TcpFlags, Transport,
+    VlanTags, checksum, icmp, ipv4, ipv6, parse, tcp, udp,
 };
 
 pub use crate::neighbour::{ArpRequest, NeighborSolicitation, announcement};
