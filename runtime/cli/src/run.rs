@@ -32,6 +32,7 @@ use crate::folders::{cache_folder, state_folder};
 use crate::log::Log;
 use crate::priority::lower_priority;
 use crate::query::print;
+use crate::service_manager::ServiceManager;
 use crate::workers::{Launch, WorkerThreads};
 use crate::{calls, privileges, shipped};
 
@@ -128,10 +129,11 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
     let mut signals = runtime
         .block_on(async { Signals::install() })
         .context("cannot handle signals")?;
-    tracing::info!("waxwing {} starts", env!("CARGO_PKG_VERSION"));
+    tracing::info!("waxwing {} starts", crate::VERSION);
+    let manager = Arc::new(ServiceManager::from_environment()?);
     let begun = runtime.block_on(async {
         tokio::select! {
-            begun = begin(path, log, compiling, started) => begun.map(Some),
+            begun = begin(path, log, compiling, &manager, started) => begun.map(Some),
             () = signals.end() => Ok(None),
         }
     });
@@ -142,12 +144,17 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
         return Ok(());
     };
     let outcome = runtime.block_on(async {
-        let ready = || tracing::info!("serving after {} ms", started.elapsed().as_millis());
+        let ready = || {
+            tracing::info!("serving after {} ms", started.elapsed().as_millis());
+            manager.serving();
+        };
         tokio::select! {
             outcome = control.run(signals, ready) => outcome.map_err(Into::into),
             () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
+            () = manager.watch(|| workers.turns()) => Ok(()),
         }
     });
+    manager.stopping();
     runtime.shutdown_background();
     workers.join().and(outcome)
 }
@@ -158,6 +165,7 @@ async fn begin(
     path: &Path,
     log: &Log,
     compiling: CompileService,
+    manager: &Arc<ServiceManager>,
     started: Instant,
 ) -> Result<(Control, WorkerThreads)> {
     let modules = ModuleOptions {
@@ -182,6 +190,7 @@ async fn begin(
         .map(|_| Arc::new(WorkerCounters::new(config.backends_max)))
         .collect();
     let launch = Launch::new(config, &shared, &counters, started);
+    let manager = Arc::clone(manager);
     let setup = ControlSetup {
         checked,
         shared,
@@ -189,6 +198,7 @@ async fn begin(
         steering: Box::new(attached.clone()),
         ports: Box::new(attached.clone()),
         log: log.state(),
+        on_reload: Box::new(move |step| manager.reload(step)),
         started,
     };
     let (control, channels) = Control::prepare(setup).await?;

@@ -33,6 +33,7 @@ mod reload;
 mod removal;
 mod rights;
 mod servers;
+mod service_manager;
 mod start;
 mod swaps;
 mod traffic;
@@ -159,6 +160,7 @@ fn main() {
         pool::SCENARIOS,
         process::SCENARIOS,
         rights::SCENARIOS,
+        service_manager::SCENARIOS,
         crowd::SCENARIOS,
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();

@@ -308,6 +308,7 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
         steering: Box::new(book.clone()),
         ports: Box::new(OnePort),
         log: Arc::default(),
+        on_reload: Box::new(|_| {}),
         started: Instant::now(),
     }
 }
