@@ -10,6 +10,7 @@ pub mod capture;
 pub mod certificate;
 pub mod check_wat;
 pub mod config;
+pub mod container;
 pub mod detour;
 pub mod echo;
 pub mod faults;

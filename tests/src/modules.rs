@@ -26,7 +26,11 @@ pub fn compile_all(packages: &[&str]) -> Result<Vec<Module>> {
 }
 
 /// Returns cargo's target directory, in which the running program is.
-pub(crate) fn target_dir() -> Result<PathBuf> {
+/// Returns the folder that cargo builds in.
+///
+/// # Errors
+/// This program does not lie in one.
+pub fn target_dir() -> Result<PathBuf> {
     let current = std::env::current_exe().context("the running program has no path")?;
     let target = current
         .ancestors()

@@ -31,7 +31,16 @@ const LINKED: &[&str] = &[
 
 /// Other programs that a shell block may call.
 const OTHER_PROGRAMS: &[&str] = &[
-    "cd", "cp", "cpupower", "curl", "ethtool", "ip", "rustup", "sysctl",
+    "apt",
+    "cd",
+    "cp",
+    "cpupower",
+    "curl",
+    "ethtool",
+    "ip",
+    "rustup",
+    "sysctl",
+    "systemctl",
 ];
 
 /// The parts of a config that a shown part is completed with, unless it has them itself.
@@ -256,9 +265,9 @@ fn every_path_in_the_text_is_in_the_tree() {
     assert_none(&problems);
 }
 
-/// Files of a user's own, which the documents make up.
+/// Files of a user's own, which the documents make up, and those of an installed system.
 fn is_example(span: &str) -> bool {
-    ["lb.toml", "x.rs"].contains(&span)
+    span.starts_with('/') || ["lb.toml", "x.rs"].contains(&span)
 }
 
 /// All files below a folder, but for what is built.
@@ -328,7 +337,7 @@ fn every_command_parses() {
             }
             ["cargo", "xtask", rest @ ..] => is_in_usage(&usage, rest),
             ["cargo", "test" | "build" | "bench", rest @ ..] => are_packages(&packages, rest),
-            [program, ..] if OTHER_PROGRAMS.contains(program) => Ok(()),
+            ["sudo", program, ..] | [program, ..] if OTHER_PROGRAMS.contains(program) => Ok(()),
             _ => Err("is no command that this test knows".to_owned()),
         };
         if let Err(why) = outcome {

@@ -5,9 +5,11 @@
 
 mod bench;
 mod ci;
+mod container;
 mod figures;
 mod fuzz;
 mod machine;
+mod package;
 mod packages;
 mod programs;
 mod run;
@@ -29,10 +31,12 @@ cargo xtask COMMAND
       --plain             lines instead of the live view
       --record FILE.svg   write the live view as an animated picture
   test [FILTER]         all tests: unit, property, model, doc, end to end in network namespaces, zero-copy
-                        in a virtual machine (its kernel is fetched from Debian); prints a table of times
+                        in a virtual machine (its kernel is fetched from Debian), the package in a container;
+                        prints a table of times
   test e2e [FILTER]     only the end-to-end scenarios
   test zerocopy [FILTER]
                         only the scenarios in the virtual machine
+  test package [FILTER] only the package on a real systemd, in a container (its system is fetched once)
   test quick [FILTER]   for the inner loop: no doc tests, loom, ThreadSanitizer or virtual machine, and
                         seven of the end-to-end scenarios
   ci                    what CI runs: formatting, lints, all tests, 20 s of fuzzing per target, docs, licences
@@ -47,6 +51,9 @@ cargo xtask COMMAND
       --seed N            replays the events of an earlier run
       --only WORD         only events whose names contain it; can be repeated
       --without WORD      no such events; can be repeated
+  package [--binary PATH]
+                        the Debian package, in target/package; of a program that is built already, or else of
+                        one built in release mode
   fuzz [--seconds N]    coverage-guided fuzzing of the hot path, the rings and the module loader, N seconds
                         per target (600); installs cargo-fuzz if missing
   bench [FILTER]        the criterion benches, and a table of what each policy's pick costs
@@ -99,6 +106,7 @@ fn main() -> ExitCode {
         "ci" => setup::everything().and_then(|()| ci::all()),
         "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
+        "package" => package::command(rest),
         "soak" => setup::everything().and_then(|()| soak(rest)),
         "bench" => bench::any(rest),
         "help" | "--help" | "-h" => {

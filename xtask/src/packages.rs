@@ -41,6 +41,13 @@ pub(crate) const MACHINE: &[&str] = &[
     "debian-archive-keyring", // verifies its kernel
 ];
 
+/// To test the package in a container.
+pub(crate) const CONTAINER: &[&str] = &[
+    "debootstrap",
+    "systemd-container",
+    "debian-archive-keyring", // verifies its packages, also on Ubuntu
+];
+
 /// The peers in the virtual machine's bench.
 pub(crate) const MACHINE_PEERS: &[&str] = &["ipvsadm"];
 

@@ -8,13 +8,16 @@ use std::process::Command;
 
 use crate::programs::{self, Program};
 use crate::stopwatch::Stopwatch;
-use crate::{machine, run, setup};
+use crate::{container, machine, run, setup};
 
 /// The suite in network namespaces.
 const END_TO_END: &str = "e2e";
 
 /// The suite in the virtual machine.
 const ZERO_COPY: &str = "zerocopy";
+
+/// The suite in a container with systemd.
+const PACKAGE: &str = "package";
 
 /// The programs that run for more than ten seconds.
 const LONG: &[&str] = &["module", "control", "resolver", "wire", "siege", "worlds"];
@@ -34,7 +37,7 @@ const QUICK: &[&str] = &[
     "hostile::after_a_kill_the_last_good_build_serves_for_a_bad_file",
 ];
 
-/// `test [quick | e2e | zerocopy] [FILTER]`, with a table of times at the end.
+/// `test [quick | e2e | zerocopy | package] [FILTER]`, with a table of times at the end.
 pub(crate) fn all(arguments: &[String]) -> Result<(), String> {
     timed(&mut Stopwatch::new(), arguments)
 }
@@ -48,13 +51,19 @@ pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(
         .filter(|argument| *argument != "--")
         .collect();
     let (suite, filter) = match arguments.as_slice() {
-        [suite @ ("quick" | END_TO_END | ZERO_COPY), filter @ ..] => (Some(*suite), filter),
+        [
+            suite @ ("quick" | END_TO_END | ZERO_COPY | PACKAGE),
+            filter @ ..,
+        ] => (Some(*suite), filter),
         filter => (None, filter),
     };
     if matches!(suite, None | Some(ZERO_COPY)) {
         machine::prepare();
     }
     let programs = stopwatch.time("building the tests", programs::build)?;
+    if matches!(suite, None | Some(PACKAGE)) {
+        stopwatch.time("packing for the test of the package", container::prepare)?;
+    }
     match suite {
         Some("quick") => {
             fast(stopwatch, &programs, filter)?;
@@ -66,12 +75,14 @@ pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(
             })
         }
         Some(END_TO_END) => end_to_end(stopwatch, &programs, filter),
+        Some(PACKAGE) => package(stopwatch, &programs, filter),
         Some(_) => zero_copy(stopwatch, &programs, filter),
         None => {
             fast(stopwatch, &programs, filter)?;
             stopwatch.time("examples in the docs", || doc_tests(filter))?;
             end_to_end(stopwatch, &programs, filter)?;
             zero_copy(stopwatch, &programs, filter)?;
+            package(stopwatch, &programs, filter)?;
             let loom_step = "the session table under every interleaving (loom)";
             stopwatch.time(loom_step, || loom(filter))?;
             let sanitizer_step = "the session table under ThreadSanitizer";
@@ -80,9 +91,10 @@ pub(crate) fn timed(stopwatch: &mut Stopwatch, arguments: &[String]) -> Result<(
     }
 }
 
-/// All programs but the two suites that need networks of their own, or a machine.
+/// All programs but the suites that need networks of their own, a machine or a container.
 fn fast(stopwatch: &mut Stopwatch, programs: &[Program], filter: &[&str]) -> Result<(), String> {
-    let is_fast = |program: &&Program| ![END_TO_END, ZERO_COPY].contains(&&*program.target);
+    let is_fast =
+        |program: &&Program| ![END_TO_END, ZERO_COPY, PACKAGE].contains(&&*program.target);
     // The long ones first, so that none of them is left to run by itself at the end.
     let (timed, mut others): (Vec<&Program>, Vec<&Program>) = programs
         .iter()
@@ -111,6 +123,12 @@ fn zero_copy(
 ) -> Result<(), String> {
     stopwatch.time("zero-copy, in a virtual machine", || {
         run_suite(programs, ZERO_COPY, filter)
+    })
+}
+
+fn package(stopwatch: &mut Stopwatch, programs: &[Program], filter: &[&str]) -> Result<(), String> {
+    stopwatch.time("the package, on systemd in a container", || {
+        run_suite(programs, PACKAGE, filter)
     })
 }
 

@@ -8,11 +8,13 @@ mod calls;
 mod folders;
 mod log;
 mod module;
+mod package_files;
 mod priority;
 mod privileges;
 mod query;
 mod render;
 mod run;
+mod service_manager;
 mod shipped;
 mod workers;
 
@@ -23,9 +25,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use waxwing_control::health::AdminState;
 
+/// The version, with the commit if the build knew it.
+const VERSION: &str = env!("WAXWING_VERSION");
+
 /// A programmable layer-4 load balancer: AF_XDP and NAT natively, policies as Wasm modules.
 #[derive(Parser)]
-#[command(version, about, disable_help_subcommand = true)]
+#[command(version = VERSION, about, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -102,6 +107,12 @@ enum Command {
     /// Compiles modules that arrive by a socket on standard input; `run` and `check` start it.
     #[command(name = run::COMPILE, hide = true)]
     CompileModules,
+    /// Writes what a package installs beside the program: manual pages and shell completions.
+    #[command(hide = true)]
+    PackageFiles {
+        /// The folder; its files are replaced.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -170,6 +181,7 @@ fn main() -> ExitCode {
             BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled),
         },
         Command::CompileModules => waxwing_plugin::serve_compiler().map_err(Into::into),
+        Command::PackageFiles { folder } => package_files::write(&folder),
         Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };

@@ -33,6 +33,7 @@ use crate::folders::{cache_folder, state_folder};
 use crate::log::Log;
 use crate::priority::lower_priority;
 use crate::query::print;
+use crate::service_manager::ServiceManager;
 use crate::workers::{Launch, WorkerThreads};
 use crate::{calls, privileges, shipped};
 
@@ -133,10 +134,11 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
     let mut signals = runtime
         .block_on(async { Signals::install() })
         .context("cannot handle signals")?;
-    tracing::info!("waxwing {} starts", env!("CARGO_PKG_VERSION"));
+    tracing::info!("waxwing {} starts", crate::VERSION);
+    let manager = Arc::new(ServiceManager::from_environment()?);
     let begun = runtime.block_on(async {
         tokio::select! {
-            begun = begin(path, log, compiling, started) => begun.map(Some),
+            begun = begin(path, log, compiling, &manager, started) => begun.map(Some),
             () = signals.end() => Ok(None),
         }
     });
@@ -150,12 +152,15 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
         let ready = || {
             attached.release();
             tracing::info!("serving after {} ms", started.elapsed().as_millis());
+            manager.serving();
         };
         tokio::select! {
             outcome = control.run(signals, ready) => outcome.map_err(anyhow::Error::from),
             () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
+            never = manager.watch(|| workers.turns()) => match never {},
         }
     });
+    manager.stopping();
     let ended = workers.join();
     if let Ok(stopped) = &outcome
         && stopped.keep(state_folder(), Now::from_start(zero.elapsed())) > 0
@@ -172,6 +177,7 @@ async fn begin(
     path: &Path,
     log: &Log,
     compiling: CompileService,
+    manager: &Arc<ServiceManager>,
     started: Instant,
 ) -> Result<(Control, WorkerThreads, SharedAttached, Instant)> {
     let modules = ModuleOptions {
@@ -200,6 +206,7 @@ async fn begin(
         .as_ref()
         .map_or(started, |kept| kept.clock_zero(started));
     let launch = Launch::new(config, &shared, &counters, zero);
+    let manager = Arc::clone(manager);
     let setup = ControlSetup {
         checked,
         shared,
@@ -207,6 +214,7 @@ async fn begin(
         steering: Box::new(attached.clone()),
         ports: Box::new(attached.clone()),
         log: log.state(),
+        on_reload: Box::new(move |step| manager.reload(step)),
         started,
         clock_zero: zero,
         kept,

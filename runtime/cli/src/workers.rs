@@ -1,7 +1,7 @@
 //! The worker threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl Launch {
         parts: Vec<WorkerSockets>,
         channels: Vec<WorkerChannels>,
     ) -> Result<WorkerThreads> {
-        let mut threads = Vec::new();
+        let (mut threads, mut turns) = (Vec::new(), Vec::new());
         let mut gate = Gate::default();
         let count = parts.len();
         for ((number, parts), channels) in parts.into_iter().enumerate().zip(channels) {
@@ -77,17 +77,23 @@ impl Launch {
             };
             let cpu = self.cpus.get(number % self.cpus.len().max(1)).copied();
             let (zero, gated) = (self.zero, gate.add());
+            let turn = Arc::new(LastTurn::default());
+            turns.push(Arc::clone(&turn));
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     prepare_thread(number, cpu);
-                    work(parts, setup, epoch, zero, &gated)
+                    work(parts, setup, epoch, (zero, &turn), &gated)
                 })
                 .context("cannot start a worker's thread")?;
             threads.push(thread);
         }
         let gate = Arc::new(gate);
-        Ok(WorkerThreads { gate, threads })
+        Ok(WorkerThreads {
+            gate,
+            threads,
+            turns,
+        })
     }
 }
 
@@ -111,14 +117,19 @@ fn work(
     parts: WorkerSockets,
     setup: WorkerSetup,
     epoch: Epoch,
-    zero: Instant,
+    (zero, turn): (Instant, &LastTurn),
     gated: &Gated,
 ) -> bool {
     let number = setup.number;
     let mut worker = Worker::new(parts.into_io(), setup, epoch);
     let mut all_back = true;
+    let clock = || {
+        let now = Now::from_start(zero.elapsed());
+        turn.0.store(now.micros(), Ordering::Relaxed);
+        now
+    };
     loop {
-        worker.run(|| Now::from_start(zero.elapsed()), &gated.interrupt);
+        worker.run(clock, &gated.interrupt);
         match gated.commands.recv() {
             Ok(Command::Close) => {
                 let account = worker.io().account();
@@ -143,6 +154,12 @@ fn work(
     tracing::info!(?account, "worker {number} ended, frames: {outcome}");
     all_back
 }
+
+/// When a worker's loop turned last, by its clock; on a cache line of its own, because it is written at every
+/// turn.
+#[derive(Default)]
+#[repr(align(128))]
+struct LastTurn(AtomicU64);
 
 /// What the control thread tells an interrupted worker.
 enum Command {
@@ -216,12 +233,19 @@ impl Gate {
 pub(crate) struct WorkerThreads {
     gate: Arc<Gate>,
     threads: Vec<JoinHandle<bool>>,
+    turns: Vec<Arc<LastTurn>>,
 }
 
 impl WorkerThreads {
     /// Returns what replaces the workers' sockets.
     pub(crate) fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
+    }
+
+    /// Returns when each worker's loop turned last.
+    pub(crate) fn turns(&self) -> Vec<u64> {
+        let last = |turn: &Arc<LastTurn>| turn.0.load(Ordering::Relaxed);
+        self.turns.iter().map(last).collect()
     }
 
     /// Waits until a worker has ended by itself, which only a panic causes.

@@ -34,6 +34,7 @@ mod removal;
 mod restart;
 mod rights;
 mod servers;
+mod service_manager;
 mod start;
 mod swaps;
 mod traffic;
@@ -161,6 +162,7 @@ fn main() {
         pool::SCENARIOS,
         process::SCENARIOS,
         rights::SCENARIOS,
+        service_manager::SCENARIOS,
         crowd::SCENARIOS,
     ];
     let mut scenarios: Vec<&Scenario> = trials.into_iter().flatten().collect();

@@ -15,6 +15,9 @@ use crate::query::print;
 /// The SDK in the source tree that this program was built from.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../sdk");
 
+/// The SDK that the Debian package installs.
+const PACKAGED_SDK: &str = "/usr/share/waxwing/sdk";
+
 /// A crate's files: paths and templates, in which `{{crate}}`, `{{library}}` and `{{sdk}}` are
 /// placeholders.
 type Files = &'static [(&'static str, &'static str)];
@@ -183,19 +186,26 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn find_sdk(given: Option<&Path>) -> Result<PathBuf> {
-    let folder = given.unwrap_or(Path::new(SDK));
-    let is_sdk = || -> Option<PathBuf> {
+    let is_sdk = |folder: &Path| -> Option<PathBuf> {
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
         let ours = manifest
             .lines()
             .any(|line| line.trim() == "name = \"waxwing-sdk\"");
         folder.canonicalize().ok().filter(|_| ours)
     };
-    is_sdk().with_context(|| {
-        let why = if given.is_some() {
-            format!("{} is not Waxwing's SDK", folder.display())
-        } else {
-            "the source tree that this program was built from no longer exists".to_owned()
+    let found = match given {
+        Some(folder) => is_sdk(folder),
+        None => [SDK, PACKAGED_SDK]
+            .map(Path::new)
+            .into_iter()
+            .find_map(is_sdk),
+    };
+    found.with_context(|| {
+        let why = match given {
+            Some(folder) => format!("{} is not Waxwing's SDK", folder.display()),
+            None => format!(
+                "the SDK is neither in {PACKAGED_SDK} nor in the source tree that this program was built from"
+            ),
         };
         format!("{why}; give the SDK's folder in a checkout of Waxwing: --sdk /path/to/waxwing/sdk")
     })

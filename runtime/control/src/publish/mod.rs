@@ -11,4 +11,5 @@ pub(crate) mod keys;
 pub(crate) mod module_error;
 pub mod modules;
 pub mod preflight;
+pub mod reloads;
 pub(crate) mod view;

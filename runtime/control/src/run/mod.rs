@@ -50,6 +50,7 @@ use crate::publish::controller::{
 use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
+use crate::publish::reloads::OnReload;
 use crate::publish::view::{CurrentView, View};
 use crate::restart::{KeptState, Stopped};
 use triggers::Triggers;
@@ -71,6 +72,8 @@ pub struct ControlSetup {
     pub ports: Box<dyn AttachedPorts>,
     /// The state of the log for the status.
     pub log: Arc<LogState>,
+    /// Called before and after each reload.
+    pub on_reload: OnReload,
     pub started: Instant,
     /// The zero of the workers' clock.
     pub clock_zero: Instant,
@@ -200,6 +203,7 @@ impl Control {
             port_problems: Vec::new(),
             republish_due: false,
             last_reload: None,
+            on_reload: setup.on_reload,
             counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
         };

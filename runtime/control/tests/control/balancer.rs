@@ -311,6 +311,7 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
         log: Arc::default(),
         kept: None,
         clock_zero: Instant::now(),
+        on_reload: Box::new(|_| {}),
         started: Instant::now(),
     }
 }

@@ -53,6 +53,7 @@ use crate::network::resolver::Resolver;
 use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
+use crate::publish::reloads::OnReload;
 use crate::publish::view::CurrentView;
 
 /// How long a change waits for a worker. An idle worker looks every 20 ms, a busy one every batch.
@@ -147,6 +148,7 @@ pub(crate) struct Controller {
     /// Whether the next tick repeats a change that failed.
     pub(crate) republish_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
+    pub(crate) on_reload: OnReload,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) counters: Arc<CounterTotals>,
     pub(crate) port_report: Arc<dyn AttachedPorts>,

@@ -11,6 +11,7 @@ use crate::admin::status::ReloadStatus;
 use crate::config::{Config, ConfigErrors, Problem};
 use crate::publish::changes::Changes;
 use crate::publish::keys::{BackendKey, snapshot_key};
+use crate::publish::reloads::Reload;
 use crate::publish::{modules, preflight};
 use crate::time::unix_seconds;
 
@@ -36,6 +37,7 @@ impl Controller {
     /// # Errors
     /// Everything that is wrong with the config; the running one stays.
     pub(crate) async fn reload(&mut self) -> Result<ReloadStatus, ReloadError> {
+        (self.on_reload)(Reload::Begins);
         let at = unix_seconds(SystemTime::now());
         let outcome = self
             .try_reload()
@@ -58,6 +60,7 @@ impl Controller {
                 }
             }
         };
+        (self.on_reload)(Reload::Ended(&status));
         self.last_reload = Some(status);
         self.update_view();
         outcome

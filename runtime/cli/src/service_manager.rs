@@ -1,0 +1,246 @@
+//! What the service manager (systemd) is told: datagrams to the socket that `NOTIFY_SOCKET` names, in the
+//! protocol of sd_notify(3).
+//!
+//! Invariant: the watchdog is fed by the task that runs the control loop, and only if every worker has turned
+//! its loop since it was fed before. A thread that hangs therefore ends the process, and the service manager
+//! starts it again.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::OsStr;
+use std::future::pending;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
+use waxwing_control::publish::reloads::Reload;
+
+/// How long a datagram may wait for the service manager to read those before it.
+const SEND_MAX: Duration = Duration::from_secs(1);
+
+/// How often the watchdog is fed within its time: a worker that is late once does not matter.
+const FED_WITHIN: u32 = 4;
+
+/// The service manager that started this process, if one did.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceManager {
+    /// Its socket, by address: it may be made again while this process lives.
+    channel: Option<(UnixDatagram, SocketAddr)>,
+    /// It ends the process if it hears nothing for this long.
+    watchdog: Option<Duration>,
+}
+
+impl ServiceManager {
+    /// Reads what the service manager has set in the environment.
+    ///
+    /// # Errors
+    /// `NOTIFY_SOCKET` is not the address of a socket, or the kernel gives no socket.
+    pub(crate) fn from_environment() -> Result<Self> {
+        let Some(address) = env::var_os("NOTIFY_SOCKET") else {
+            return Ok(Self::default());
+        };
+        let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
+        // The variables may be meant for the process that started this one.
+        let own = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let watchdog = number("WATCHDOG_USEC").filter(|micros| own && *micros > 0);
+        Self::connect(&address, watchdog.map(Duration::from_micros)).with_context(|| {
+            format!(
+                "cannot use NOTIFY_SOCKET {}; unset it if no service manager started waxwing",
+                address.display()
+            )
+        })
+    }
+
+    fn connect(address: &OsStr, watchdog: Option<Duration>) -> Result<Self> {
+        let address = match address.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(address)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SEND_MAX))?;
+        Ok(Self {
+            channel: Some((socket, address)),
+            watchdog,
+        })
+    }
+
+    /// The balancer serves.
+    pub(crate) fn serving(&self) {
+        self.send("READY=1\nSTATUS=serving");
+    }
+
+    /// A reload begins or has ended.
+    pub(crate) fn reload(&self, step: Reload<'_>) {
+        match step {
+            Reload::Begins => {
+                let now = clock_gettime(ClockId::Monotonic);
+                let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+                self.send(&format!(
+                    "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the config again"
+                ));
+            }
+            Reload::Ended(status) => {
+                let outcome = match &status.error {
+                    None => format!("serving; config reloaded, {}", status.changes),
+                    Some(why) => format!(
+                        "serving; config not reloaded, the running config stays: {}",
+                        first_error(why)
+                    ),
+                };
+                self.send(&format!("READY=1\nSTATUS={outcome}"));
+            }
+        }
+    }
+
+    /// The balancer ends.
+    pub(crate) fn stopping(&self) {
+        self.send("STOPPING=1\nSTATUS=ending");
+    }
+
+    /// Feeds the watchdog, if there is one, forever. `turns` returns a value for each worker that changes
+    /// with every turn of its loop.
+    pub(crate) async fn watch(&self, turns: impl Fn() -> Vec<u64>) -> Infallible {
+        let Some(watchdog) = self.watchdog else {
+            return pending().await;
+        };
+        let mut fed_at = turns();
+        loop {
+            tokio::time::sleep(watchdog / FED_WITHIN).await;
+            let now = turns();
+            match fed_at.iter().zip(&now).position(|(then, now)| then == now) {
+                None => {
+                    fed_at = now;
+                    self.send("WATCHDOG=1");
+                }
+                Some(worker) => tracing::error!(
+                    "worker {worker} hangs, so the watchdog is not fed; the service manager ends waxwing \
+                     if it goes on hanging"
+                ),
+            }
+        }
+    }
+
+    fn send(&self, text: &str) {
+        let Some((socket, address)) = &self.channel else {
+            return;
+        };
+        if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
+            tracing::warn!("the service manager cannot be told {text:?}: {error}");
+        }
+    }
+}
+
+/// Returns the first error of a config's problems: a field is one line. The log has all of them.
+fn first_error(problems: &str) -> &str {
+    let mut errors = problems
+        .lines()
+        .filter_map(|line| line.strip_prefix("error: "));
+    errors
+        .next()
+        .or(problems.lines().next())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+
+    use waxwing_control::admin::status::ReloadStatus;
+
+    use super::*;
+
+    /// A service manager's socket, and the balancer's end.
+    fn manager(watchdog: Option<Duration>) -> (UnixDatagram, ServiceManager, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        let patience = Some(Duration::from_secs(10));
+        socket.set_read_timeout(patience).expect("a time-out");
+        let manager = ServiceManager::connect(path.as_os_str(), watchdog).expect("its address");
+        (socket, manager, folder)
+    }
+
+    fn heard(socket: &UnixDatagram) -> String {
+        let mut bytes = [0; 1024];
+        let length = socket.recv(&mut bytes).expect("a datagram in time");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    #[test]
+    fn each_step_is_one_datagram() {
+        let (socket, manager, _folder) = manager(None);
+        manager.serving();
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=serving");
+        manager.reload(Reload::Begins);
+        let begun = heard(&socket);
+        assert!(begun.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{begun}");
+        let refused = ReloadStatus {
+            error: Some(
+                "warning: odd\n\nerror: no such key\n  --> lb.toml:3:1\nREADY=0".to_owned(),
+            ),
+            ..ReloadStatus::default()
+        };
+        manager.reload(Reload::Ended(&refused));
+        assert_eq!(
+            heard(&socket),
+            "READY=1\nSTATUS=serving; config not reloaded, the running config stays: no such key"
+        );
+        manager.stopping();
+        assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=ending");
+    }
+
+    #[test]
+    fn an_abstract_address_is_found() {
+        let name = format!("waxwing-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a short name");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        let manager = ServiceManager::connect(OsStr::new(&format!("@{name}")), None);
+        manager.expect("its address").serving();
+        assert_eq!(heard(&socket), "READY=1\nSTATUS=serving");
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_only_while_every_worker_turns() {
+        static TURN: AtomicU64 = AtomicU64::new(1);
+        static HANGS: AtomicBool = AtomicBool::new(false);
+        let turns = || {
+            let turn = TURN.fetch_add(1, Ordering::SeqCst);
+            let other = if HANGS.load(Ordering::SeqCst) {
+                0
+            } else {
+                turn
+            };
+            vec![turn, other]
+        };
+        let asked_again = || {
+            let enough = TURN.load(Ordering::SeqCst) + 3;
+            while TURN.load(Ordering::SeqCst) < enough {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let (socket, manager, _folder) = manager(Some(Duration::from_millis(20)));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        // It ends with the test's process.
+        thread::spawn(move || runtime.block_on(manager.watch(turns)));
+        assert_eq!(heard(&socket), "WATCHDOG=1");
+        HANGS.store(true, Ordering::SeqCst);
+        asked_again();
+        socket.set_nonblocking(true).expect("a flag");
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        asked_again();
+        assert!(
+            socket.recv(&mut [0; 64]).is_err(),
+            "fed while a worker hangs"
+        );
+        HANGS.store(false, Ordering::SeqCst);
+        socket.set_nonblocking(false).expect("a flag");
+        assert_eq!(heard(&socket), "WATCHDOG=1");
+    }
+}
