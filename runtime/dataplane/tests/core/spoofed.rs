@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waxwing_dataplane::model::Faces;
+use waxwing_dataplane::model::{Faces, Port};
 use waxwing_dataplane::{DropReason, PortId};
 use waxwing_packet::{Address, Family, Link, Mac, Protocol, VlanTag, VlanTags};
 use waxwing_testkit::build;
@@ -310,6 +310,34 @@ fn an_established_connections_hop_moves_once_the_server_confirms_it() {
         assert_eq!(hop_of_answer(&mut world), ATTACKER);
         assert_eq!(world.session().hop.mac, ATTACKER);
     }
+}
+
+/// Clients and servers on one wire, in VLANs of their own: a server's packet in a client's name is told by its
+/// VLAN.
+#[test]
+fn a_vlan_of_servers_faces_servers_on_its_clients_wire() {
+    let servers = VlanTags::one(VlanTag {
+        tpid: 0x8100,
+        tci: 200,
+    });
+    let mut world = World::new(Settings {
+        vlans: vec![Port {
+            tags: servers,
+            faces: Some(Faces::Servers),
+            ..Port::attached(FRONT, "servers".into(), PORT_MACS[0], 1500)
+        }],
+        ..Settings::udp(V4)
+    });
+    one(&world.frame(FRONT, &datagram(V4, 4000, b"?")));
+    let session = world.session();
+    let forged = build::Tcp {
+        link: link(FRONT),
+        tags: servers,
+        ..segment(V4, 4000, 0)
+    };
+    assert_eq!(world.frame(FRONT, &forged.frame_of(Protocol::Udp)), []);
+    assert_eq!(world.dropped(DropReason::SpoofedRequest), 1);
+    assert_eq!(world.session(), session);
 }
 
 /// What the config says of a port goes before what is found out.
