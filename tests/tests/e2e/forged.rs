@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
-use waxwing_packet::{Mac, TcpFlags};
+use waxwing_packet::{Mac, TcpFlags, VlanTags};
 use waxwing_testkit::build;
 use waxwing_tests::config::Service;
 use waxwing_tests::topology::{CLIENT4, VIP4, VIP6, server4, server6};
@@ -268,6 +268,23 @@ fn no_side_is_believed_for_the_other() -> Result<()> {
     thread::sleep(Duration::from_millis(200));
     let after = ask(&stream).context("after the forged acknowledgments")?;
     ensure!(before == after, "{before}, then {after}");
+
+    // Each side's attacker announces an address of the other side as its own.
+    for (side, address) in [(&attack.clients, server4(1)), (&attack.servers, CLIENT4)] {
+        for _ in 0..FORGED {
+            side.send(|link| build::announcement(link.source, VlanTags::NONE, address.into()))?;
+        }
+    }
+    thread::sleep(Duration::from_millis(200));
+    client.send_to(b"who now?", (VIP4, 53))?;
+    let (_, from) = server
+        .recv_from(&mut answer)
+        .context("the request is not the server's")?;
+    server.send_to(b"still honest", from)?;
+    let (len, _) = client
+        .recv_from(&mut answer)
+        .context("the answer is not the client's")?;
+    ensure!(answer[..len] == *b"still honest", "a forged answer arrived");
 
     attack.clients.send(|link| {
         let ping = build::Echo {
