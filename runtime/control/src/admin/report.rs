@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
 use waxwing_dataplane::session::{Phase, Session, SessionTable};
@@ -69,6 +69,7 @@ pub(crate) struct Reporter {
     pub(crate) started: Instant,
     /// The zero of the workers' clock.
     pub(crate) clock_zero: Instant,
+    pub(crate) started_at: SystemTime,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
@@ -304,7 +305,8 @@ impl Reporter {
         signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
-        let (totals, gauges) = (self.counters.of(backend.id), &self.gauges);
+        let gauges = &self.gauges;
+        let totals = self.counters.of(backend.id, gauges);
         let sessions = gauges.sessions(backend.id);
         let failures = gauges.failure_rate(backend.id);
         BackendStatus {
@@ -319,9 +321,9 @@ impl Reporter {
             active: sessions.active,
             half_open: sessions.half_open,
             closing: sessions.closing,
-            sessions: gauges.opened(backend.id),
-            refused: gauges.refused(backend.id),
-            unanswered: gauges.unanswered(backend.id),
+            sessions: totals.sessions,
+            refused: totals.refused,
+            unanswered: totals.unanswered,
             syn_retransmitted: totals.syn_retransmitted,
             sessions_per_s: gauges.sessions_per_s(backend.id),
             failures_ppm: failures.ppm,

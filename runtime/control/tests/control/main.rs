@@ -8,6 +8,7 @@ mod balancer;
 #[path = "../bed/mod.rs"]
 mod bed;
 mod changes;
+mod metrics;
 mod policies;
 
 use std::process::ExitCode;
@@ -67,6 +68,14 @@ fn main() -> ExitCode {
         (
             "health follows ports, next hops and checks, by service",
             health,
+        ),
+        (
+            "metrics have zeros, states and one service's part, and survive removals",
+            metrics::metrics,
+        ),
+        (
+            "scrapers that stall delay nobody, and can change nothing",
+            metrics::stalled_scrapes,
         ),
         ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),
