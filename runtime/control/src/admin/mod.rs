@@ -3,6 +3,7 @@
 pub(crate) mod availability;
 pub mod client;
 pub(crate) mod connections;
+pub mod events;
 pub(crate) mod filter;
 pub(crate) mod flood;
 mod health_facts;
@@ -11,7 +12,9 @@ pub(crate) mod metrics;
 pub mod metrics_listener;
 pub(crate) mod rates;
 pub mod report;
+pub mod resources;
 pub mod server;
+mod sessions;
 pub mod signals;
 pub mod status;
 pub(crate) mod stream;

@@ -4,18 +4,24 @@
 //! |---|---|
 //! | `GET /v1/status?service=PATTERN` | a [`Status`] |
 //! | `GET /v1/health?service=PATTERN` | a [`HealthReport`] |
-//! | `GET /v1/sessions?service=PATTERN&limit=N` | a [`SessionStatus`] per line |
+//! | `GET /v1/{services,backends,modules,ports,workers,drops}` | a [`Listing`](resources::Listing) |
+//! | `GET /v1/sessions?service=PATTERN&client=NET&backend=NAME&…` | a [`SessionStatus`] per line |
+//! | `GET /v1/events?after=N&severity=S&area=A&follow=true` | an [`Event`] per line |
+//! | `GET /v1/config`, `GET /v1/config/diff` | the config in effect; what a reload would change |
 //! | `GET /metrics?service=PATTERN` | the metrics, as the [listener](metrics_listener) for them serves |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
 //! | `POST /v1/modules/lift` with a [`LiftQuarantine`] | 200 with the hashes, or 409 with the error |
 //! | `POST /v1/reload` | 200 with what changed and the warnings, or 409 with all errors of the config |
 //!
+//! An error is a JSON object with `schema_version`, `status` and `error`, a text for people.
+//!
 //! Without a pattern the answer is about all services; one that no service matches is answered with 404.
 //!
 //! Invariant: answers come from the controller's published view and from counters. No request makes a
 //! worker wait, and only a `POST` changes anything.
 //!
+//! [`Event`]: crate::admin::events::Event
 //! [`Status`]: crate::admin::status::Status
 //! [`HealthReport`]: crate::admin::status::HealthReport
 //! [`SessionStatus`]: crate::admin::status::SessionStatus
@@ -37,13 +43,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::filter::NoSuchService;
 use crate::admin::report::Reporter;
+use crate::admin::resources::{self, SCHEMA_VERSION};
+use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
 use crate::admin::signals::{self, LiftQuarantine, SetBackend, SetSignals};
-use crate::admin::status::ReloadStatus;
+use crate::admin::status::{ErrorBody, ReloadStatus};
 use crate::admin::stream::Writers;
 use crate::admin::{connections, metrics_listener};
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::policies::LiftError;
 use crate::publish::controller::reload::ReloadError;
+
+/// The longest text of an error, in bytes.
+const ERROR_MAX: usize = 1 << 20;
 
 /// The most session lists that are read at the same time.
 const LISTS_MAX: usize = 8;
@@ -160,7 +171,9 @@ impl AdminSocket {
                 requests,
                 lists: Writers::new("sessions", LISTS_MAX),
             })
-            .merge(metrics_listener::router(reporter));
+            .merge(metrics_listener::router(Arc::clone(&reporter)))
+            .merge(resources::router(reporter))
+            .layer(axum::middleware::map_response(with_json_error));
         if let Some(listener) = self.listener.take() {
             let max = connections::connections_max();
             connections::serve("the admin socket", listener, max, router).await;
@@ -225,13 +238,6 @@ struct App {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SessionsQuery {
-    service: Option<String>,
-    limit: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ServicesQuery {
     service: Option<String>,
 }
@@ -252,22 +258,21 @@ async fn health(
     Ok(Json(app.reporter.health(&filter)).into_response())
 }
 
-async fn sessions(
-    State(app): State<App>,
-    Query(query): Query<SessionsQuery>,
-) -> Result<Response, NoSuchService> {
-    let SessionsQuery { service, limit } = query;
-    let filter = app.reporter.session_filter(service)?;
-    let limit = limit.and_then(|limit| limit.try_into().ok());
+async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {
+    let filter = match SessionFilter::new(&app.reporter, &query) {
+        Ok(filter) => filter,
+        Err(QueryError::Service(why)) => return why.into_response(),
+        Err(why) => return (StatusCode::BAD_REQUEST, why.to_string()).into_response(),
+    };
+    let limit = query.limit.unwrap_or(usize::MAX);
     let lists = app.lists.clone();
-    Ok(lists.answer("application/x-ndjson", move |answer| {
-        let sessions = app.reporter.sessions(&filter);
-        for session in sessions.take(limit.unwrap_or(usize::MAX)) {
+    lists.answer("application/x-ndjson", move |answer| {
+        for session in app.reporter.sessions(filter).take(limit) {
             serde_json::to_writer(&mut *answer, &session)?;
             answer.write_all(b"\n")?;
         }
         Ok(())
-    }))
+    })
 }
 
 async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
@@ -309,6 +314,30 @@ async fn reload(State(app): State<App>) -> Response {
         Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
         None => shutting_down(),
     }
+}
+
+/// Makes an error's text the JSON that all errors have, also those that a wrong path or query gives.
+async fn with_json_error(response: Response) -> Response {
+    let status = response.status();
+    if status.is_success() {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), ERROR_MAX).await;
+    let text = text.map_or_else(
+        |error| error.to_string(),
+        |text| String::from_utf8_lossy(&text).into(),
+    );
+    let reason = status.canonical_reason().unwrap_or_default();
+    let body = ErrorBody {
+        schema_version: SCHEMA_VERSION,
+        status: status.as_u16(),
+        error: if text.is_empty() {
+            reason.to_owned()
+        } else {
+            text
+        },
+    };
+    (status, Json(body)).into_response()
 }
 
 fn shutting_down() -> Response {

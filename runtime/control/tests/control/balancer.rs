@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use waxwing_control::admin::client::Client;
+use waxwing_control::admin::log::LogState;
 use waxwing_control::admin::metrics_listener::MetricsListener;
 use waxwing_control::admin::report::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, Status};
@@ -169,6 +170,7 @@ pub(crate) struct Bed {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) control: Option<tokio::task::JoinHandle<Result<Stopped, StartError>>>,
     pub(crate) client: Client,
+    pub(crate) log: Arc<LogState>,
     pub(crate) shared: SharedState,
     pub(crate) seen: Vec<Arc<Seen>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
@@ -189,6 +191,7 @@ impl Bed {
     fn in_namespaces(services: &str, listen: impl FnOnce() -> Option<MetricsListener>) -> Self {
         let namespaces = Namespaces::enter();
         let metrics = listen();
+        let log = Arc::new(LogState::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -211,6 +214,7 @@ impl Bed {
             .block_on(async {
                 let checked = load(folder.path()).await.unwrap();
                 let setup = ControlSetup {
+                    log: Arc::clone(&log),
                     metrics,
                     ..setup(checked, &shared, &book)
                 };
@@ -235,6 +239,7 @@ impl Bed {
             runtime,
             control,
             client,
+            log,
             shared,
             seen,
             threads,

@@ -10,6 +10,7 @@ mod bed;
 mod changes;
 mod metrics;
 mod policies;
+mod resources;
 
 use std::process::ExitCode;
 
@@ -76,6 +77,14 @@ fn main() -> ExitCode {
         (
             "scrapers that stall delay nobody, and can change nothing",
             metrics::stalled_scrapes,
+        ),
+        (
+            "resources are listed by page and filter, and errors are JSON",
+            resources::resources,
+        ),
+        (
+            "events are listed by severity, area and number, and followed",
+            resources::events,
         ),
         ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),

@@ -61,7 +61,7 @@ fn series(page: &str) -> BTreeMap<String, f64> {
 }
 
 impl Bed {
-    fn metrics(&self, target: &str) -> (String, String) {
+    pub(crate) fn http(&self, target: &str) -> (String, String) {
         let path = self.folder.path().join("admin.sock");
         let target = target.to_owned();
         let asked = std::thread::spawn(move || {
@@ -77,7 +77,7 @@ impl Bed {
     }
 
     fn series(&self) -> BTreeMap<String, f64> {
-        let (head, body) = self.metrics("/metrics");
+        let (head, body) = self.http("/metrics");
         assert!(head.starts_with("HTTP/1.0 200"), "{head}");
         assert!(head.contains("text/plain; version=0.0.4"), "{head}");
         series(&body)
@@ -132,11 +132,11 @@ pub(crate) fn metrics() {
     assert_eq!(after["waxwing_service_refused_total{service=\"dns\"}"], 0.0);
 
     // Only one service's, and none that is not.
-    let (_, only) = bed.metrics("/metrics?service=d*");
+    let (_, only) = bed.http("/metrics?service=d*");
     let only = series(&only);
     assert!(only.keys().any(|name| name.contains("service=\"dns\"")));
     assert!(!only.keys().any(|name| name.contains("service=\"web\"")));
-    let (head, text) = bed.metrics("/metrics?service=wbe");
+    let (head, text) = bed.http("/metrics?service=wbe");
     assert!(head.starts_with("HTTP/1.0 404"), "{head}");
     assert!(text.contains("did you mean"), "{text}");
 
