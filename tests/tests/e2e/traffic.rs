@@ -325,32 +325,41 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
         other.stdout
     );
     // Without `--json` the output is text.
-    let commands: [&[&str]; 6] = [
-        &["status"],
-        &[
-            "session",
-            "list",
-            "--client",
-            "10.1.0.0/24",
-            "--backend",
-            "10.2.0.11:8080",
-        ],
-        &["service", "list"],
-        &[
-            "backend",
-            "list",
-            "--service",
+    let commands: [(&[&str], &str); 6] = [
+        (&["status"], "web"),
+        (
+            &[
+                "session",
+                "list",
+                "--client",
+                "10.1.0.0/24",
+                "--backend",
+                "10.2.0.11:8080",
+            ],
             "web",
-            "--state",
-            "unchecked",
-        ],
-        &["event", "list", "--area", "module"],
-        &["config", "show"],
+        ),
+        (&["service", "list"], "203.0.113.10"),
+        (
+            &[
+                "backend",
+                "list",
+                "--service",
+                "web",
+                "--state",
+                "unchecked",
+            ],
+            "10.2.0.13",
+        ),
+        (
+            &["event", "list", "--area", "module"],
+            "serves on all workers",
+        ),
+        (&["config", "show"], "[[service]]"),
     ];
-    for command in commands {
+    for (command, word) in commands {
         let text = waxwing.ask(command)?;
         ensure!(
-            text.status.success() && text.stdout.contains("web"),
+            text.status.success() && text.stdout.contains(word),
             "{command:?}: {}",
             text.stdout
         );

@@ -310,6 +310,8 @@ fn difference(now: TrafficStatus, base: TrafficStatus) -> TrafficStatus {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+    use std::time::Instant;
+
     use waxwing_dataplane::session::Phase;
 
     use super::*;
@@ -352,7 +354,7 @@ mod tests {
                 }
             }
             let config = Arc::new(Config::parse(&text, "lb.toml".as_ref()).unwrap().0);
-            let health = HealthMonitor::new();
+            let health = HealthMonitor::new(Instant::now());
             health.adopt(&config);
             let effects: Effects = health.effects(&config);
             // The second time removed backends without sessions leave.
