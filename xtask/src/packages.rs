@@ -31,6 +31,7 @@ pub(crate) const PEERS: &[&str] = &[
     "mariadb-server-core", // likewise
     "nftables",            // firewalled servers
     "procps",              // sysctl
+    "prometheus",          // scrapes the metrics; promtool checks them
     "util-linux",          // setpriv, taskset
 ];
 
@@ -61,6 +62,7 @@ pub(crate) const SERVICES: &[(&str, &str)] = &[
     ("postgresql", "postgresql"),
     ("ipvsadm", "ipvsadm"),
     ("haproxy", "haproxy"),
+    ("prometheus", "prometheus"),
 ];
 
 /// Debian's compiler for Wasm, if rustup cannot install its target.

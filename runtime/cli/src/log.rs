@@ -14,11 +14,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 use waxwing_control::admin::log::LogState;
 
+use crate::event_layer::EventLayer;
 use crate::priority::lower_priority;
 
 /// The log filter unless `RUST_LOG` is set. The netlink library warns of each record of a newer kernel that
@@ -55,10 +58,14 @@ impl Log {
         let log = Self::start(sink)?;
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
         let writer = log.clone();
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
             .with_ansi(io::stderr().is_terminal())
+            .with_filter(filter);
+        let events = EventLayer(log.state()).with_filter(EnvFilter::new(FILTER));
+        tracing_subscriber::registry()
+            .with(lines)
+            .with(events)
             .init();
         // The standard hook would wait for standard error.
         std::panic::set_hook(Box::new(|panic| {

@@ -3,9 +3,12 @@
 //! This crate only connects the others: it parses arguments, attaches the data plane to the ports, and
 //! prints results.
 
+mod arguments;
 mod attached;
 mod calls;
+mod event_layer;
 mod folders;
+mod list;
 mod log;
 mod module;
 mod package_files;
@@ -22,8 +25,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use waxwing_control::health::AdminState;
+
+use arguments::{AdminAddress, EventsArguments, OneBackend, OnlyServices, SessionsArguments};
+use list::{OfServices, OfServicesCommand, PlainCommand};
 
 /// The version, with the commit if the build knew it.
 const VERSION: &str = env!("WAXWING_VERSION");
@@ -64,18 +70,40 @@ enum Command {
         #[command(flatten)]
         only: OnlyServices,
     },
-    /// Lists the sessions of the running balancer.
-    Sessions {
-        #[command(flatten)]
-        admin: AdminAddress,
-        /// Prints JSON, one session per line.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        only: OnlyServices,
-        /// The most sessions to list.
-        #[arg(long, value_name = "N")]
-        limit: Option<u64>,
+    /// Lists the running balancer's services.
+    Service {
+        #[command(subcommand)]
+        command: OfServicesCommand,
+    },
+    /// Lists its sessions.
+    Session {
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
+    /// Lists its ports.
+    Port {
+        #[command(subcommand)]
+        command: PlainCommand,
+    },
+    /// Lists its workers.
+    Worker {
+        #[command(subcommand)]
+        command: PlainCommand,
+    },
+    /// Lists the reasons for which packets were dropped, over all and by service.
+    Drop {
+        #[command(subcommand)]
+        command: OfServicesCommand,
+    },
+    /// Lists what happened.
+    Event {
+        #[command(subcommand)]
+        command: EventCommand,
+    },
+    /// Shows the config in effect, or what a reload would change.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
     },
     /// Shows whether the balancer and its services can serve, and why not: `ok` (exits with 0), `degraded`
     /// (3: they serve, but something is wrong) or `down` (1: a service takes no new sessions, or the balancer
@@ -89,7 +117,7 @@ enum Command {
         #[command(flatten)]
         only: OnlyServices,
     },
-    /// Changes a backend of the running balancer.
+    /// Lists or changes the backends of the running balancer.
     Backend {
         #[command(subcommand)]
         command: BackendCommand,
@@ -115,18 +143,36 @@ enum Command {
     },
 }
 
-#[derive(Args)]
-struct OneBackend {
-    #[command(flatten)]
-    admin: AdminAddress,
-    /// The service's name.
-    service: String,
-    /// The backend's name, or its address and port.
-    backend: String,
+#[derive(Subcommand)]
+enum SessionCommand {
+    /// Lists sessions as a table.
+    List(SessionsArguments),
+}
+
+#[derive(Subcommand)]
+enum EventCommand {
+    /// Lists the latest 4,096, the oldest first.
+    List(EventsArguments),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the config in effect, as it was read.
+    Show(AdminAddress),
+    /// Compares the file with the config in effect; exits with 3 if a change needs a restart.
+    Diff(AdminAddress),
 }
 
 #[derive(Subcommand)]
 enum BackendCommand {
+    /// Lists backends as a table.
+    List {
+        #[command(flatten)]
+        of: OfServices,
+        /// Only those in this state: up, unchecked, checking, down, unreachable, ejected, draining, disabled.
+        #[arg(long)]
+        state: Option<String>,
+    },
     /// Gives a backend no new sessions. Its sessions stay, at most for the service's `drain_timeout` if it
     /// has one.
     Drain(#[command(flatten)] OneBackend),
@@ -144,20 +190,6 @@ enum BackendCommand {
     },
 }
 
-#[derive(Args)]
-struct OnlyServices {
-    /// Only services of this name; `*` stands for any text, `?` for one character.
-    #[arg(long = "service", value_name = "NAME")]
-    services: Option<String>,
-}
-
-#[derive(Args)]
-struct AdminAddress {
-    /// The balancer's admin socket.
-    #[arg(long, value_name = "PATH", default_value = "/run/waxwing/waxwing.sock")]
-    socket: PathBuf,
-}
-
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config, user } => return run::run(&config, user.as_deref()),
@@ -165,16 +197,33 @@ fn main() -> ExitCode {
         Command::Status { admin, json, only } => {
             return exit(query::status(&admin.socket, json, only.services.as_deref()));
         }
-        Command::Sessions {
-            admin,
-            json,
-            only,
-            limit,
-        } => query::sessions(&admin.socket, json, only.services.as_deref(), limit),
+        Command::Service { command } => match command {
+            OfServicesCommand::List(of) => list::services(&of),
+        },
+        Command::Session { command } => match command {
+            SessionCommand::List(arguments) => query::sessions(arguments),
+        },
+        Command::Port { command } => match command {
+            PlainCommand::List(of) => list::ports(&of),
+        },
+        Command::Worker { command } => match command {
+            PlainCommand::List(of) => list::workers(&of),
+        },
+        Command::Drop { command } => match command {
+            OfServicesCommand::List(of) => list::drops(&of),
+        },
+        Command::Event { command } => match command {
+            EventCommand::List(arguments) => query::events(arguments),
+        },
+        Command::Config { command } => match command {
+            ConfigCommand::Show(admin) => query::config(&admin.socket),
+            ConfigCommand::Diff(admin) => return exit(query::config_diff(&admin.socket)),
+        },
         Command::Health { admin, json, only } => {
             return exit(query::health(&admin.socket, json, only.services.as_deref()));
         }
         Command::Backend { command } => match command {
+            BackendCommand::List { of, state } => list::backends(&of, state),
             BackendCommand::Signal { which, values } => query::signal(which, &values),
             BackendCommand::Drain(which) => query::set_backend(which, AdminState::Draining),
             BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled),

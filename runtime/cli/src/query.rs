@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use waxwing_control::admin::client::Client;
+use waxwing_control::admin::resources::{ConfigDiff, ConfigItem};
 use waxwing_control::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
 use waxwing_control::admin::status::Availability;
 use waxwing_control::health::AdminState;
 
-use crate::{OneBackend, render};
+use crate::arguments::{EventsArguments, OneBackend, SessionsArguments};
+use crate::render;
 
 /// The exit code of a balancer that serves although something is wrong. An error's is 1, a wrong command
 /// line's 2.
@@ -33,18 +35,29 @@ pub(crate) fn status(socket: &Path, json: bool, services: Option<&str>) -> Resul
     })
 }
 
-/// Sessions in one table of `waxwing sessions`. A table is held in memory until it is printed.
+/// Sessions in one table. A table is held in memory until it is printed.
 const SESSIONS_PER_TABLE: usize = 1000;
 
-/// `waxwing sessions`.
-pub(crate) fn sessions(
-    socket: &Path,
-    json: bool,
-    services: Option<&str>,
-    limit: Option<u64>,
-) -> Result<()> {
+/// `waxwing session list`.
+pub(crate) fn sessions(arguments: SessionsArguments) -> Result<()> {
+    let SessionsArguments {
+        admin,
+        json,
+        only,
+        client,
+        backend,
+        phase,
+        limit,
+    } = arguments;
+    let query = [
+        ("service", only.services),
+        ("client", client),
+        ("backend", backend),
+        ("phase", phase),
+        ("limit", limit.map(|limit| limit.to_string())),
+    ];
     wait(async {
-        let mut sessions = Client::new(socket).sessions(services, limit).await?;
+        let mut sessions = Client::new(&admin.socket).sessions(&query).await?;
         let mut page = Vec::new();
         while let Some((line, session)) = sessions.next().await? {
             if json {
@@ -59,6 +72,58 @@ pub(crate) fn sessions(
         }
         print(&render::sessions(&page))
     })
+}
+
+/// `waxwing event list`.
+pub(crate) fn events(arguments: EventsArguments) -> Result<()> {
+    let EventsArguments {
+        admin,
+        json,
+        follow,
+        severity,
+        area,
+        after,
+    } = arguments;
+    let query = [
+        ("after", Some(after.to_string())),
+        ("severity", severity),
+        ("area", area),
+        ("follow", Some(follow.to_string())),
+    ];
+    wait(async {
+        let mut events = Client::new(&admin.socket).events(&query).await?;
+        while let Some((line, event)) = events.next().await? {
+            match json {
+                true => print(&(line + "\n"))?,
+                false => print(&render::event(&event))?,
+            }
+        }
+        Ok(())
+    })
+}
+
+/// `waxwing config show`: the config in effect, as it was read.
+pub(crate) fn config(socket: &Path) -> Result<()> {
+    let config: ConfigItem = wait(async { Ok(Client::new(socket).get("/v1/config", &[]).await?) })?;
+    print(&config.text)
+}
+
+/// `waxwing config diff`: what a reload would change. The exit code says whether it would be refused.
+pub(crate) fn config_diff(socket: &Path) -> Result<ExitCode> {
+    let client = Client::new(socket);
+    let diff: ConfigDiff = wait(async { Ok(client.get("/v1/config/diff", &[]).await?) })?;
+    if let Some(errors) = diff.errors {
+        anyhow::bail!("{errors}");
+    }
+    print(&format!("{}\n", diff.changes))?;
+    if diff.needs_restart.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!(
+        "only at a start: {}\n",
+        diff.needs_restart.join(", ")
+    ))?;
+    Ok(DEGRADED.into())
 }
 
 /// `waxwing reload`.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit};
 use tokio::runtime::Runtime;
+use waxwing_control::admin::metrics_listener::MetricsListener;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight;
@@ -98,14 +99,14 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 
 /// `waxwing run`.
 pub(crate) fn run(path: &Path, user: Option<&str>) -> ExitCode {
-    let (log, compiling) = match prepare(path, user) {
+    let (log, compiling, metrics) = match prepare(path, user) {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = writeln!(io::stderr(), "{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = serve(path, &log, compiling);
+    let outcome = serve(path, &log, compiling, metrics);
     if let Err(error) = &outcome {
         log.put(&format!("{error:#}\n"));
     }
@@ -116,17 +117,29 @@ pub(crate) fn run(path: &Path, user: Option<&str>) -> ExitCode {
     }
 }
 
-/// Starts the process that compiles, gives up rights, and starts the log, in this order: the first needs
-/// rights, the last starts a thread.
-fn prepare(path: &Path, user: Option<&str>) -> Result<(Log, CompileService)> {
+/// Starts the process that compiles, listens for metrics, gives up rights, and starts the log, in this order:
+/// the first two need rights, the last starts a thread.
+fn prepare(
+    path: &Path,
+    user: Option<&str>,
+) -> Result<(Log, CompileService, Option<MetricsListener>)> {
     let compiling = compile_service()?;
+    // The config's errors are reported when it is checked.
+    let reading = Config::read_file(path).ok();
+    let listen = reading.and_then(|reading| reading.config().metrics);
+    let metrics = listen.map(MetricsListener::bind).transpose()?;
     privileges::give_up(path, user)?;
     let log = Log::init().context("cannot start the thread of the log")?;
-    Ok((log, compiling))
+    Ok((log, compiling, metrics))
 }
 
 /// Balances until a signal, or until something that the program needs has failed.
-fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
+fn serve(
+    path: &Path,
+    log: &Log,
+    compiling: CompileService,
+    metrics: Option<MetricsListener>,
+) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
     let runtime = runtime()?;
@@ -138,7 +151,7 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
     let manager = Arc::new(ServiceManager::from_environment()?);
     let begun = runtime.block_on(async {
         tokio::select! {
-            begun = begin(path, log, compiling, &manager, started) => begun.map(Some),
+            begun = begin(path, log, (compiling, metrics), &manager, started) => begun.map(Some),
             () = signals.end() => Ok(None),
         }
     });
@@ -176,7 +189,7 @@ fn serve(path: &Path, log: &Log, compiling: CompileService) -> Result<()> {
 async fn begin(
     path: &Path,
     log: &Log,
-    compiling: CompileService,
+    (compiling, metrics): (CompileService, Option<MetricsListener>),
     manager: &Arc<ServiceManager>,
     started: Instant,
 ) -> Result<(Control, WorkerThreads, SharedAttached, Instant)> {
@@ -199,7 +212,9 @@ async fn begin(
     let shared = shared(config, worker_parts.len(), frame_len_max)?;
     let counters: Vec<_> = worker_parts
         .iter()
-        .map(|_| Arc::new(WorkerCounters::new(config.backends_max)))
+        .map(|_| {
+            Arc::new(WorkerCounters::new(config.backends_max).with_services(config.services_max))
+        })
         .collect();
     let kept = KeptState::read(config, state_folder());
     let zero = kept
@@ -215,6 +230,7 @@ async fn begin(
         ports: Box::new(attached.clone()),
         log: log.state(),
         on_reload: Box::new(move |step| manager.reload(step)),
+        metrics,
         started,
         clock_zero: zero,
         kept,

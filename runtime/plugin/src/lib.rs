@@ -44,6 +44,7 @@ pub use build::read::is_module_name;
 pub use build::validate::{ModuleLimits, validate};
 pub use error::{HostError, ModuleError, Refusal};
 pub use policy::bind::service_seed;
+pub use policy::call_times::CALL_TIME_UNIT_NS;
 pub use policy::host::{BoundModule, BuildsInUse, Host, HostEvent};
 pub use policy::hosted::{BackendInfo, ServiceBinding};
 pub use policy::instance::FaultReport;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use crate::config::health::{Ejection, HealthCheck, Tls};
 use crate::topology::{self, Topology, VIP4, VIP6};
@@ -39,6 +39,9 @@ pub struct Config {
     pub unserved: Option<&'static str>,
     pub canary: Canary,
     admin: Admin,
+    /// Where metrics are served.
+    #[serde(serialize_with = "metrics", skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<&'static str>,
     /// Interfaces to attach to.
     #[serde(rename = "port")]
     pub ports: Vec<Port>,
@@ -51,6 +54,10 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Serialize)]
 struct Admin {
     socket: PathBuf,
+}
+
+fn metrics<S: Serializer>(listen: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
+    BTreeMap::from([("listen", listen)]).serialize(to)
 }
 
 #[derive(Clone, Default, Debug, Serialize)]

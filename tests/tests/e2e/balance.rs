@@ -70,7 +70,9 @@ fn the_fast_server_gets_what_it_can_serve() -> Result<()> {
         worker["sessions_closing"] == closing && worker["sessions_active"] == 0,
         "{status}"
     );
-    let sessions = waxwing.ask(&["sessions", "--service", "web"])?.stdout;
+    let sessions = waxwing
+        .ask(&["session", "list", "--service", "web"])?
+        .stdout;
     let shown = sessions
         .lines()
         .filter(|line| line.contains(" closing "))

@@ -98,7 +98,7 @@ fn a_client_in_the_servers_network_is_served() -> Result<()> {
             ensure!(answered == all, "{vip}: {answered:?}");
         }
     }
-    let listed = waxwing.ask(&["sessions"])?.stdout;
+    let listed = waxwing.ask(&["session", "list"])?.stdout;
     let [v4, v6] = SOURCES;
     for seen in [format!(" as {v4}:"), format!(" as [{v6}]:")] {
         ensure!(listed.contains(&seen), "no{seen} in:\n{listed}");

@@ -24,6 +24,7 @@ mod host;
 mod hostile;
 mod icmp;
 mod jumbo;
+mod metrics;
 mod modules;
 mod pool;
 mod process;
@@ -159,6 +160,7 @@ fn main() {
         checks::SCENARIOS,
         consequences::SCENARIOS,
         availability::SCENARIOS,
+        metrics::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,
         rights::SCENARIOS,

@@ -148,7 +148,7 @@ fn without_a_thread_or_process_to_be_had_it_runs_on() -> Result<()> {
         refused.is_some_and(|why| why.contains(reason))
     })?;
     assert_works(&topology, &waxwing, &config)?;
-    let asked = waxwing.ask(&["sessions"])?;
+    let asked = waxwing.ask(&["session", "list"])?;
     let said = "cannot start a thread to list the sessions";
     ensure!(
         !asked.status.success() && asked.stderr.contains(said),
@@ -168,7 +168,7 @@ fn without_a_thread_or_process_to_be_had_it_runs_on() -> Result<()> {
     );
 
     group.set(None)?;
-    let asked = waxwing.ask(&["sessions"])?;
+    let asked = waxwing.ask(&["session", "list"])?;
     ensure!(asked.status.success(), "{asked:?}");
     let log = waxwing.stop()?;
     ensure!(!log.contains("panicked"), "it panicked");

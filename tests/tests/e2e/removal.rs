@@ -121,7 +121,9 @@ fn a_removed_server_obeys_commands_and_frees_its_place() -> Result<()> {
         entry["removed_from"] == "web" && entry["name"] == *name,
         "not the removed one: {entry}"
     );
-    let sessions = waxwing.ask(&["sessions", "--service", "web"])?.stdout;
+    let sessions = waxwing
+        .ask(&["session", "list", "--service", "web"])?
+        .stdout;
     ensure!(
         sessions.contains(&CLIENT4.to_string()),
         "the session is not listed: {sessions}"

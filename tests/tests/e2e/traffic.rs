@@ -302,10 +302,10 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
         "sessions are not spread in turns: {by_backend:?}"
     );
 
-    let sessions = waxwing.ask(&["sessions", "--json", "--service", "web"])?;
+    let sessions = waxwing.ask(&["session", "list", "--json", "--service", "web"])?;
     ensure!(
         sessions.status.success(),
-        "`waxwing sessions` failed: {}",
+        "`waxwing session list` failed: {}",
         sessions.stderr
     );
     let lines: Vec<Value> = sessions
@@ -315,21 +315,52 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
         .collect::<Result<_, _>>()?;
     ensure!(
         lines.len() == 8,
-        "`waxwing sessions --json`: {}",
+        "`waxwing session list --json`: {}",
         sessions.stdout
     );
-    let other = waxwing.ask(&["sessions", "--json", "--service", "web6"])?;
+    let other = waxwing.ask(&["session", "list", "--json", "--service", "web6"])?;
     ensure!(
         other.stdout.trim().is_empty(),
-        "web6 has no session, but `waxwing sessions` prints: {}",
+        "web6 has no session, but `waxwing session list` prints: {}",
         other.stdout
     );
     // Without `--json` the output is text.
-    for command in ["status", "sessions"] {
-        let text = waxwing.ask(&[command])?;
+    let commands: [(&[&str], &str); 6] = [
+        (&["status"], "web"),
+        (
+            &[
+                "session",
+                "list",
+                "--client",
+                "10.1.0.0/24",
+                "--backend",
+                "10.2.0.11:8080",
+            ],
+            "web",
+        ),
+        (&["service", "list"], "203.0.113.10"),
+        (
+            &[
+                "backend",
+                "list",
+                "--service",
+                "web",
+                "--state",
+                "unchecked",
+            ],
+            "10.2.0.13",
+        ),
+        (
+            &["event", "list", "--area", "module"],
+            "serves on all workers",
+        ),
+        (&["config", "show"], "[[service]]"),
+    ];
+    for (command, word) in commands {
+        let text = waxwing.ask(command)?;
         ensure!(
-            text.status.success() && text.stdout.contains("web"),
-            "{command}: {}",
+            text.status.success() && text.stdout.contains(word),
+            "{command:?}: {}",
             text.stdout
         );
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::status::Status;
 
-use crate::AdminAddress;
+use crate::arguments::AdminAddress;
 use crate::query::{print, wait};
 
 /// The time between two looks at a log that is followed.

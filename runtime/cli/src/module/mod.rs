@@ -1,4 +1,4 @@
-//! `waxwing module`: commands for authors of modules. Only `lift` and `logs` need a running balancer.
+//! `waxwing module`: commands for authors of modules. Only `list`, `lift` and `logs` need a running balancer.
 //!
 //! Invariant: [`waxwing_workbench`] runs the modules; these files hold only arguments and texts.
 
@@ -16,7 +16,9 @@ use std::fmt::{self, Display};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::{AdminAddress, query};
+use crate::arguments::AdminAddress;
+use crate::list::{self, ListArguments};
+use crate::query;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     /// Runs flows through a policy; shows how they spread, and how many move when a backend is
     /// removed.
     Simulate(simulate::Arguments),
+    /// Lists the modules of the running balancer.
+    List(ListArguments),
     /// Ends the quarantine of a module's builds on the running balancer, which tries the newest build again
     /// and prints the hashes.
     Lift {
@@ -81,6 +85,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Check(arguments) => check::run(arguments),
         Command::Probe(arguments) => probe::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
+        Command::List(arguments) => list::modules(arguments),
         Command::Lift { admin, name, hash } => query::lift(&admin.socket, name, hash),
         Command::Logs(arguments) => logs::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),

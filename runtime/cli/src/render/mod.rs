@@ -3,6 +3,7 @@
 //! Invariant: what is healthy takes one row; what is wrong says why.
 
 mod backends;
+pub(crate) mod lists;
 mod modules;
 mod table;
 mod units;
@@ -11,9 +12,12 @@ mod units;
 mod tests;
 
 use std::fmt::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
+use waxwing_control::admin::events::Event;
 use waxwing_control::admin::status::{
-    HealthReport, QueueStatus, ReturnPathStatus, SessionStatus, SourceStatus, Status, WorkerStatus,
+    HealthReport, PortStatus, QueueStatus, ReturnPathStatus, SessionStatus, SourceStatus, Status,
+    WorkerStatus,
 };
 
 use table::Table;
@@ -54,6 +58,13 @@ pub(crate) fn sessions(sessions: &[SessionStatus]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// Returns an event as a line.
+pub(crate) fn event(event: &Event) -> String {
+    let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(event.at));
+    let (severity, area) = (event.severity.label(), &event.area);
+    format!("{at} {severity:5} {area:8} {}\n", event.text)
 }
 
 /// Returns the balancer's health, and a table of its services.
@@ -129,11 +140,11 @@ fn write_head(out: &mut String, status: &Status) -> fmt::Result {
     Ok(())
 }
 
-fn write_ports(out: &mut String, status: &Status) -> fmt::Result {
+fn ports_table(ports: &[PortStatus]) -> Table {
     let mut table = Table::new([
         "PORT", "LINK", "XDP", "MAC", ">MTU", ">QUEUE", "MODE", ">LOST",
     ]);
-    for port in &status.ports {
+    for port in ports {
         let link = match port.link_up {
             Some(true) => "up",
             Some(false) => "DOWN",
@@ -161,7 +172,11 @@ fn write_ports(out: &mut String, status: &Status) -> fmt::Result {
             table.add([interface, link, mode, mac, mtu, number, copy, lost]);
         }
     }
-    write!(out, "\n{table}")?;
+    table
+}
+
+fn write_ports(out: &mut String, status: &Status) -> fmt::Result {
+    write!(out, "\n{}", ports_table(&status.ports))?;
     let lost = status.frames.get("no_socket").copied().unwrap_or(0);
     if lost > 0 {
         writeln!(
@@ -204,7 +219,7 @@ fn write_return_path(out: &mut String, path: &ReturnPathStatus) -> fmt::Result {
     write!(out, "{table}")
 }
 
-fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
+fn workers_table(workers: &[WorkerStatus]) -> Table {
     let mut table = Table::new([
         ">WORKER",
         ">PACKETS IN",
@@ -239,7 +254,11 @@ fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
         ];
         table.add(cells.map(|cell| cell.to_string()));
     }
-    write!(out, "\n{table}")?;
+    table
+}
+
+fn write_workers(out: &mut String, workers: &[WorkerStatus]) -> fmt::Result {
+    write!(out, "\n{}", workers_table(workers))?;
     let mut table = Table::new([">WORKER", ">COUNT", "EVENT"]);
     for worker in workers {
         for (count, event) in events(worker).iter().filter(|(count, _)| *count > 0) {

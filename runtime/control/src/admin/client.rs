@@ -3,7 +3,9 @@
 //! Invariant: a response is untrusted input; a malformed one is an error, never a panic.
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -12,11 +14,19 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
+use crate::admin::events::Event;
 use crate::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
-use crate::admin::status::{HealthReport, SessionStatus, Status};
+use crate::admin::status::{ErrorBody, HealthReport, SessionStatus, Status};
 
-/// The longest accepted line of a session list, in bytes.
+/// How long the client waits for an answer, and for each part of it.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long it waits for a change: a reload may compile modules, and waits for workers.
+const CHANGE_MAX: Duration = Duration::from_secs(120);
+
+/// The longest accepted line of a list, in bytes.
 const LINE_MAX: usize = 64 << 10;
 
 /// Why a request failed.
@@ -45,6 +55,17 @@ pub enum ClientError {
         /// The cause.
         why: String,
     },
+    /// It does not answer.
+    #[error(
+        "{}: no answer within {} s; is the machine overloaded, or waxwing stopped?",
+        path.display(), within.as_secs()
+    )]
+    Late {
+        /// The socket's path.
+        path: PathBuf,
+        /// How long the client waited.
+        within: Duration,
+    },
     /// The balancer refused the request, with this text.
     #[error("{0}")]
     Refused(String),
@@ -55,9 +76,10 @@ pub struct Client {
     path: PathBuf,
 }
 
-/// A session list, read as it arrives.
-pub struct Sessions {
+/// A list with an item per line, read as it arrives.
+pub struct Lines<T> {
     path: PathBuf,
+    items: PhantomData<T>,
     response: Response<Incoming>,
     buffer: Vec<u8>,
     /// The bytes of the buffer already returned.
@@ -79,7 +101,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn status(&self, services: Option<&str>) -> Result<Status, ClientError> {
-        self.read(&target("/v1/status", services, None)).await
+        self.get("/v1/status", &[("service", services.map(str::to_owned))])
+            .await
     }
 
     /// Returns the health of the balancer, and of all services or those that match a pattern.
@@ -87,7 +110,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn health(&self, services: Option<&str>) -> Result<HealthReport, ClientError> {
-        self.read(&target("/v1/health", services, None)).await
+        self.get("/v1/health", &[("service", services.map(str::to_owned))])
+            .await
     }
 
     async fn read<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
@@ -142,19 +166,49 @@ impl Client {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Lists the sessions of all services or of those that match a pattern, at most `limit`.
+    /// Returns a list of the API: what is at `path`, by the query's parameters that have a value.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+    ) -> Result<T, ClientError> {
+        self.read(&target(path, query)).await
+    }
+
+    /// Lists sessions, by the query's parameters that have a value.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn sessions(
         &self,
-        services: Option<&str>,
-        limit: Option<u64>,
-    ) -> Result<Sessions, ClientError> {
-        let target = target("/v1/sessions", services, limit);
-        let (response, connection) = self.send(Method::GET, &target, None).await?;
-        Ok(Sessions {
+        query: &[(&str, Option<String>)],
+    ) -> Result<Lines<SessionStatus>, ClientError> {
+        self.lines("/v1/sessions", query).await
+    }
+
+    /// Lists events, by the query's parameters that have a value.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(
+        &self,
+        query: &[(&str, Option<String>)],
+    ) -> Result<Lines<Event>, ClientError> {
+        self.lines("/v1/events", query).await
+    }
+
+    async fn lines<T>(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+    ) -> Result<Lines<T>, ClientError> {
+        let (response, connection) = self.send(Method::GET, &target(path, query), None).await?;
+        Ok(Lines {
             path: self.path.clone(),
+            items: PhantomData,
             response,
             buffer: Vec::new(),
             consumed: 0,
@@ -180,6 +234,23 @@ impl Client {
 
     /// Sends a request. A status other than 200 is an error with the response's text.
     async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(Response<Incoming>, AbortHandle), ClientError> {
+        let within = match method {
+            Method::GET => ANSWER_MAX,
+            _ => CHANGE_MAX,
+        };
+        let sent = timeout(within, self.send_and_wait(method, target, json)).await;
+        sent.unwrap_or_else(|_| {
+            let path = self.path.clone();
+            Err(ClientError::Late { path, within })
+        })
+    }
+
+    async fn send_and_wait(
         &self,
         method: Method,
         target: &str,
@@ -212,11 +283,10 @@ impl Client {
             .collect()
             .await
             .map_err(|e| self.failed(e.to_string()))?;
-        let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-        Err(if text.is_empty() {
-            self.failed(format!("HTTP status {status}"))
-        } else {
-            ClientError::Refused(text)
+        let error = serde_json::from_slice::<ErrorBody>(&body.to_bytes());
+        Err(match error {
+            Ok(body) => ClientError::Refused(body.error),
+            Err(_) => self.failed(format!("HTTP status {status}")),
         })
     }
 
@@ -239,11 +309,14 @@ impl Client {
 }
 
 /// Returns a request's path and query.
-fn target(path: &str, services: Option<&str>, limit: Option<u64>) -> String {
-    let services = services.map(|pattern| format!("service={}", escaped(pattern)));
-    let limit = limit.map(|limit| format!("limit={limit}"));
-    let query: Vec<String> = services.into_iter().chain(limit).collect();
-    format!("{path}?{}", query.join("&"))
+fn target(path: &str, query: &[(&str, Option<String>)]) -> String {
+    let given = query
+        .iter()
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let pairs: Vec<String> = given
+        .map(|(name, value)| format!("{name}={}", escaped(value)))
+        .collect();
+    format!("{path}?{}", pairs.join("&"))
 }
 
 /// Escapes all but the unreserved characters of a URL (RFC 3986 section 2.3).
@@ -256,31 +329,40 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
-impl Sessions {
-    /// Returns the next session: its line of JSON, and parsed.
+impl<T: DeserializeOwned> Lines<T> {
+    /// Returns the next item: its line of JSON, and parsed.
     ///
     /// # Errors
     /// [`ClientError::Failed`] if the list is malformed or breaks off.
-    pub async fn next(&mut self) -> Result<Option<(String, SessionStatus)>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<(String, T)>, ClientError> {
         loop {
             let rest = &self.buffer[self.consumed..];
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line = String::from_utf8_lossy(&rest[..end]).into_owned();
                 self.consumed += end + 1;
-                let session =
+                // A heartbeat.
+                if line.is_empty() {
+                    continue;
+                }
+                let item =
                     serde_json::from_str(&line).map_err(|e| self.failed(format!("{e}: {line}")))?;
-                return Ok(Some((line, session)));
+                return Ok(Some((line, item)));
             }
             if rest.len() > LINE_MAX {
-                return Err(self.failed("a line of the session list is too long".into()));
+                return Err(self.failed("a line of the list is too long".into()));
             }
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
-            match self.response.body_mut().frame().await {
+            let frame = timeout(ANSWER_MAX, self.response.body_mut().frame()).await;
+            let frame = frame.map_err(|_| ClientError::Late {
+                path: self.path.clone(),
+                within: ANSWER_MAX,
+            })?;
+            match frame {
                 Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(e)) => return Err(self.failed(format!("the session list broke off: {e}"))),
+                Some(Err(e)) => return Err(self.failed(format!("the list broke off: {e}"))),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(self.failed("the session list broke off".into())),
+                None => return Err(self.failed("the list broke off".into())),
             }
         }
     }
@@ -293,7 +375,7 @@ impl Sessions {
     }
 }
 
-impl Drop for Sessions {
+impl<T> Drop for Lines<T> {
     fn drop(&mut self) {
         self.connection.abort();
     }

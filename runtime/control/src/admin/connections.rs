@@ -1,8 +1,9 @@
-//! Serves the connections of the admin socket.
+//! Serves the connections of a listener: the admin socket, or the metrics' one.
 //!
 //! Invariant: no peer keeps another one waiting. A connection whose peer sends no request or takes no answer
 //! is closed after [`STALLED_MAX`], or at once when its place is needed for a new one.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::Resource;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -46,25 +47,55 @@ pub(crate) fn connections_max() -> u64 {
     (files.unwrap_or(u64::MAX) / 8).clamp(1, CONNECTIONS_MAX)
 }
 
-/// Serves until the future is dropped; the connections end with it.
-pub(crate) async fn serve(listener: UnixListener, router: Router) {
+/// Where connections come from.
+pub(crate) trait Listener {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        let accepted = Self::poll_accept(self, context);
+        accepted.map_ok(|(stream, _)| stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        let accepted = Self::poll_accept(self, context);
+        accepted.map_ok(|(stream, _)| {
+            // Only the end of an answer is later without it.
+            let _ = stream.set_nodelay(true);
+            stream
+        })
+    }
+}
+
+/// Serves at most `max` connections at once, until the future is dropped; they end with it. `name` is the
+/// listener's in the log.
+pub(crate) async fn serve(name: &str, listener: impl Listener, max: u64, router: Router) {
     let begun = Instant::now();
     let mut open: Vec<Connection> = Vec::new();
-    let max = usize::try_from(connections_max()).unwrap_or(usize::MAX);
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
     let mut tick = interval(Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => Some(accepted),
+            accepted = poll_fn(|context| listener.poll_accept(context)) => Some(accepted),
             _ = tick.tick() => None,
         };
         open.retain(|it| !it.task.is_finished() && it.stalled() < Some(STALLED_MAX));
         match accepted {
-            Some(Ok((stream, _))) if make_room(&mut open, max) => {
+            Some(Ok(stream)) if make_room(&mut open, max) => {
                 open.push(Connection::start(stream, router.clone(), begun));
             }
             Some(Ok(_)) | None => {}
             Some(Err(error)) => {
-                tracing::warn!("the admin socket cannot accept a connection: {error}");
+                tracing::warn!("{name} cannot accept a connection: {error}");
                 sleep(ACCEPT_AGAIN).await;
             }
         }
@@ -90,7 +121,10 @@ struct Connection {
 }
 
 impl Connection {
-    fn start(stream: UnixStream, router: Router, begun: Instant) -> Self {
+    fn start<S>(stream: S, router: Router, begun: Instant) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let progress = Arc::new(Progress {
             begun,
             last_ms: AtomicU64::default(),
@@ -176,12 +210,12 @@ impl Progress {
 }
 
 /// A stream that notes each read and write that its peer let through.
-struct Watched {
-    stream: UnixStream,
+struct Watched<S> {
+    stream: S,
     progress: Arc<Progress>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn noted<T>(&self, done: Poll<T>) -> Poll<T> {
         if done.is_ready() {
             self.progress.note();
@@ -190,7 +224,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -201,7 +235,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,5 +1,8 @@
 //! Which services a request is about.
 
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
 use crate::config::names::remedy;
 
 /// All services, or those whose name matches a pattern in which `*` stands for any text and `?` for one
@@ -13,6 +16,12 @@ pub(crate) struct ServiceFilter(Option<String>);
 pub(crate) struct NoSuchService {
     pattern: String,
     remedy: String,
+}
+
+impl IntoResponse for NoSuchService {
+    fn into_response(self) -> Response {
+        (StatusCode::NOT_FOUND, self.to_string()).into_response()
+    }
 }
 
 impl ServiceFilter {

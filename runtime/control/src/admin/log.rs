@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::admin::events::EventLog;
 use crate::admin::status::LogStatus;
 
 /// What the log's writer reports.
@@ -11,9 +12,16 @@ pub struct LogState {
     lines_dropped: AtomicU64,
     is_dropping: AtomicBool,
     reason: Mutex<String>,
+    events: EventLog,
 }
 
 impl LogState {
+    /// Returns the newest events.
+    #[must_use]
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
     /// Counts a dropped line.
     pub fn dropped(&self, why: impl Into<String>) {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = why.into();

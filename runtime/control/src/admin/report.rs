@@ -5,13 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
-use waxwing_dataplane::session::{Phase, Session, SessionTable};
-use waxwing_dataplane::{
-    Backend, BackendId, DropReason, Gauges, Now, Service, ServiceId, Snapshot, SourceId,
-};
+use waxwing_dataplane::session::SessionTable;
+use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Service, Snapshot, SourceId};
 use waxwing_packet::Address;
 use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
@@ -22,15 +20,15 @@ use crate::admin::log::LogState;
 use crate::admin::signals;
 use crate::admin::status::{
     BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
-    ReturnPathStatus, ServiceStatus, SessionStatus, SessionsStatus, SourceStatus, Status,
-    TrafficStatus, WorkerStatus, endpoint,
+    ReturnPathStatus, ServiceStatus, SessionsStatus, SourceStatus, Status, TrafficStatus,
+    WorkerStatus,
 };
 use crate::config;
-use crate::health::{HealthMonitor, RemovedBackend};
+use crate::health::HealthMonitor;
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::counter_totals::CounterTotals;
-use crate::publish::keys::{BackendKey, service_in, snapshot_key};
+use crate::publish::keys::{service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
 
@@ -69,6 +67,7 @@ pub(crate) struct Reporter {
     pub(crate) started: Instant,
     /// The zero of the workers' clock.
     pub(crate) clock_zero: Instant,
+    pub(crate) started_at: SystemTime,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
@@ -119,13 +118,7 @@ impl Reporter {
             ports: self.ports(),
             frames: self.ports.frames(),
             return_path: self.return_path(&view),
-            workers: self
-                .counters
-                .workers()
-                .iter()
-                .enumerate()
-                .map(|(n, c)| self.worker(&view.snapshot, n, c))
-                .collect(),
+            workers: self.workers(&view.snapshot),
             sessions: self.table(),
             source_nat: self.sources(&view),
             services: self.services(&view, filter),
@@ -135,6 +128,13 @@ impl Reporter {
             checks: self.check_host.status(),
             health_checks: self.health.checks_status(self.check_host.at_once()),
         }
+    }
+
+    pub(super) fn workers(&self, snapshot: &Snapshot) -> Vec<WorkerStatus> {
+        let workers = self.counters.workers().iter().enumerate();
+        workers
+            .map(|(number, counters)| self.worker(snapshot, number, counters))
+            .collect()
     }
 
     fn worker(
@@ -202,7 +202,7 @@ impl Reporter {
         }
     }
 
-    fn services(&self, view: &View, filter: &ServiceFilter) -> Vec<ServiceStatus> {
+    pub(super) fn services(&self, view: &View, filter: &ServiceFilter) -> Vec<ServiceStatus> {
         let hops = self.resolver.states();
         let by_endpoint = |entry| Some((entry, service_in(&view.snapshot, entry)?));
         let policies = view.config.policies();
@@ -304,7 +304,8 @@ impl Reporter {
         signal_names: &[Arc<str>],
         hops: &HopStates,
     ) -> BackendStatus {
-        let (totals, gauges) = (self.counters.of(backend.id), &self.gauges);
+        let gauges = &self.gauges;
+        let totals = self.counters.of(backend.id, gauges);
         let sessions = gauges.sessions(backend.id);
         let failures = gauges.failure_rate(backend.id);
         BackendStatus {
@@ -319,9 +320,9 @@ impl Reporter {
             active: sessions.active,
             half_open: sessions.half_open,
             closing: sessions.closing,
-            sessions: gauges.opened(backend.id),
-            refused: gauges.refused(backend.id),
-            unanswered: gauges.unanswered(backend.id),
+            sessions: totals.sessions,
+            refused: totals.refused,
+            unanswered: totals.unanswered,
             syn_retransmitted: totals.syn_retransmitted,
             sessions_per_s: gauges.sessions_per_s(backend.id),
             failures_ppm: failures.ppm,
@@ -333,39 +334,6 @@ impl Reporter {
             next_hop: next_hop(backend.address, snapshot, hops),
         }
     }
-
-    /// Returns the sessions of the filter's services, in the order of the table.
-    pub(crate) fn sessions(&self, filter: &ServiceFilter) -> impl Iterator<Item = SessionStatus> {
-        let view = self.view.get();
-        let now = Now::from_start(self.clock_zero.elapsed());
-        let names = session_services(&view.snapshot, &self.health.removed());
-        let filter = filter.clone();
-        self.sessions.iter().filter_map(move |(_, session)| {
-            // A session of a backend newer than this view is left out.
-            let backend = view.snapshot.backend(session.backend)?;
-            let name = names.get(&backend.service).map(|name| &**name);
-            if !name.map_or(filter.passes_all(), |name| filter.passes(name)) {
-                return None;
-            }
-            let of = (name, backend);
-            Some(session_status(&session, of, &view.snapshot, now))
-        })
-    }
-}
-
-/// Returns the names of the services that sessions belong to; a removed one too.
-fn session_services(
-    snapshot: &Snapshot,
-    removed: &HashMap<BackendKey, RemovedBackend>,
-) -> HashMap<ServiceId, Arc<str>> {
-    let backends = snapshot.backends();
-    let left = backends.filter_map(|backend| {
-        let removed = removed.get(&snapshot_key(backend))?;
-        Some((backend.service, Arc::clone(&removed.service)))
-    });
-    let services = snapshot.services();
-    left.chain(services.map(|service| (service.id, Arc::clone(&service.name))))
-        .collect()
 }
 
 fn next_hop(address: Address, snapshot: &Snapshot, hops: &HopStates) -> NextHopStatus {
@@ -447,36 +415,5 @@ fn traffic(traffic: &Traffic) -> TrafficStatus {
     TrafficStatus {
         packets: traffic.packets.get(),
         bytes: traffic.bytes.get(),
-    }
-}
-
-fn session_status(
-    session: &Session,
-    (service, backend): (Option<&str>, &Backend),
-    snapshot: &Snapshot,
-    now: Now,
-) -> SessionStatus {
-    let vip = endpoint(backend.vip, session.service_port);
-    let translated = !session.source.is_client() || session.source_port != session.client_port;
-    let source = snapshot.seen_by_backend(session).filter(|_| translated);
-    let tick_ms = |since: u32| u64::from(since) * 100;
-    SessionStatus {
-        service: service.map_or_else(|| vip.clone(), str::to_owned),
-        protocol: session.protocol.to_string(),
-        client: endpoint(session.client, session.client_port),
-        vip,
-        source: source.map(|source| endpoint(source, session.source_port)),
-        backend: endpoint(backend.address, backend.port_for(session.service_port)),
-        phase: phase(session.tcp.phase()).to_owned(),
-        age_ms: tick_ms(now.tick().since(session.created)),
-        idle_ms: tick_ms(now.tick().since(session.seen)),
-    }
-}
-
-const fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::HalfOpen => "half-open",
-        Phase::Established => "active",
-        Phase::Closing => "closing",
     }
 }

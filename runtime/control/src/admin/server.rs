@@ -4,53 +4,59 @@
 //! |---|---|
 //! | `GET /v1/status?service=PATTERN` | a [`Status`] |
 //! | `GET /v1/health?service=PATTERN` | a [`HealthReport`] |
-//! | `GET /v1/sessions?service=PATTERN&limit=N` | a [`SessionStatus`] per line |
+//! | `GET /v1/{services,backends,modules,ports,workers,drops}` | a [`Listing`](resources::Listing) |
+//! | `GET /v1/sessions?service=PATTERN&client=NET&backend=NAME&…` | a [`SessionStatus`] per line |
+//! | `GET /v1/events?after=N&severity=S&area=A&follow=true` | an [`Event`] per line |
+//! | `GET /v1/config`, `GET /v1/config/diff` | the config in effect; what a reload would change |
+//! | `GET /metrics?service=PATTERN` | the metrics, as the [listener](metrics_listener) for them serves |
 //! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
 //! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
 //! | `POST /v1/modules/lift` with a [`LiftQuarantine`] | 200 with the hashes, or 409 with the error |
 //! | `POST /v1/reload` | 200 with what changed and the warnings, or 409 with all errors of the config |
+//!
+//! An error is a JSON object with `schema_version`, `status` and `error`, a text for people.
 //!
 //! Without a pattern the answer is about all services; one that no service matches is answered with 404.
 //!
 //! Invariant: answers come from the controller's published view and from counters. No request makes a
 //! worker wait, and only a `POST` changes anything.
 //!
+//! [`Event`]: crate::admin::events::Event
 //! [`Status`]: crate::admin::status::Status
 //! [`HealthReport`]: crate::admin::status::HealthReport
 //! [`SessionStatus`]: crate::admin::status::SessionStatus
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::admin::connections;
-use crate::admin::filter::{NoSuchService, ServiceFilter};
+use crate::admin::filter::NoSuchService;
 use crate::admin::report::Reporter;
+use crate::admin::resources::{self, SCHEMA_VERSION};
+use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
 use crate::admin::signals::{self, LiftQuarantine, SetBackend, SetSignals};
-use crate::admin::status::ReloadStatus;
+use crate::admin::status::{ErrorBody, ReloadStatus};
+use crate::admin::stream::Writers;
+use crate::admin::{connections, metrics_listener};
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::policies::LiftError;
 use crate::publish::controller::reload::ReloadError;
 
-/// The size at which a chunk of a session list is sent, in bytes.
-const CHUNK: usize = 32 << 10;
+/// The longest text of an error, in bytes.
+const ERROR_MAX: usize = 1 << 20;
 
-/// The most chunks of a session list queued for a slow reader.
-const CHUNKS_QUEUED: usize = 4;
-
-/// The most session lists that are read at the same time; each has a thread.
+/// The most session lists that are read at the same time.
 const LISTS_MAX: usize = 8;
 
 /// Why there is no admin socket.
@@ -161,12 +167,16 @@ impl AdminSocket {
             .route("/v1/modules/lift", post(lift))
             .route("/v1/reload", post(reload))
             .with_state(App {
-                reporter,
+                reporter: Arc::clone(&reporter),
                 requests,
-                lists: Arc::new(Semaphore::new(LISTS_MAX)),
-            });
+                lists: Writers::new("sessions", LISTS_MAX),
+            })
+            .merge(metrics_listener::router(Arc::clone(&reporter)))
+            .merge(resources::router(reporter))
+            .layer(axum::middleware::map_response(with_json_error));
         if let Some(listener) = self.listener.take() {
-            connections::serve(listener, router).await;
+            let max = connections::connections_max();
+            connections::serve("the admin socket", listener, max, router).await;
         }
     }
 }
@@ -222,27 +232,14 @@ fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)>
 struct App {
     reporter: Arc<Reporter>,
     requests: mpsc::Sender<Request>,
-    /// The places of session lists.
-    lists: Arc<Semaphore>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SessionsQuery {
-    service: Option<String>,
-    limit: Option<u64>,
+    /// Those that write lists of sessions.
+    lists: Writers,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ServicesQuery {
     service: Option<String>,
-}
-
-impl IntoResponse for NoSuchService {
-    fn into_response(self) -> Response {
-        (StatusCode::NOT_FOUND, self.to_string()).into_response()
-    }
 }
 
 async fn status(
@@ -261,62 +258,21 @@ async fn health(
     Ok(Json(app.reporter.health(&filter)).into_response())
 }
 
-async fn sessions(
-    State(app): State<App>,
-    Query(query): Query<SessionsQuery>,
-) -> Result<Response, NoSuchService> {
-    let SessionsQuery { service, limit } = query;
-    let filter = app.reporter.session_filter(service)?;
-    let Ok(place) = Arc::clone(&app.lists).try_acquire_owned() else {
-        let text =
-            format!("{LISTS_MAX} lists of sessions are being read; ask again when one has ended");
-        return Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
+async fn sessions(State(app): State<App>, Query(query): Query<SessionsQuery>) -> Response {
+    let filter = match SessionFilter::new(&app.reporter, &query) {
+        Ok(filter) => filter,
+        Err(QueryError::Service(why)) => return why.into_response(),
+        Err(why) => return (StatusCode::BAD_REQUEST, why.to_string()).into_response(),
     };
-    let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
-    // It waits for a slow reader, so it takes none of the threads that the control loop needs.
-    let thread = std::thread::Builder::new()
-        .name("sessions".into())
-        .spawn(move || {
-            let _place = place;
-            write_sessions(&app.reporter, &filter, limit, &chunks);
-        });
-    if let Err(error) = thread {
-        let text = format!("cannot start a thread to list the sessions: {error}");
-        return Ok((StatusCode::SERVICE_UNAVAILABLE, text).into_response());
-    }
-    let body = futures_util::stream::unfold(queued, async |mut queued| {
-        let chunk: Vec<u8> = queued.recv().await?;
-        Some((Ok::<_, io::Error>(chunk), queued))
-    });
-    let content_type = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((content_type, Body::from_stream(body)).into_response())
-}
-
-/// Writes the session list in one pass over the table; stops if the reader is gone.
-fn write_sessions(
-    reporter: &Reporter,
-    filter: &ServiceFilter,
-    limit: Option<u64>,
-    chunks: &mpsc::Sender<Vec<u8>>,
-) {
-    let limit = limit
-        .and_then(|limit| limit.try_into().ok())
-        .unwrap_or(usize::MAX);
-    let mut chunk = Vec::with_capacity(CHUNK + 512);
-    for session in reporter.sessions(filter).take(limit) {
-        // Strings and numbers, written to memory: this cannot fail.
-        if serde_json::to_writer(&mut chunk, &session).is_err() {
-            return;
+    let limit = query.limit.unwrap_or(usize::MAX);
+    let lists = app.lists.clone();
+    lists.answer("application/x-ndjson", move |answer| {
+        for session in app.reporter.sessions(filter).take(limit) {
+            serde_json::to_writer(&mut *answer, &session)?;
+            answer.write_all(b"\n")?;
         }
-        chunk.push(b'\n');
-        if chunk.len() >= CHUNK {
-            let full = std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK + 512));
-            if chunks.blocking_send(full).is_err() {
-                return;
-            }
-        }
-    }
-    let _ = chunks.blocking_send(chunk);
+        Ok(())
+    })
 }
 
 async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
@@ -358,6 +314,30 @@ async fn reload(State(app): State<App>) -> Response {
         Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
         None => shutting_down(),
     }
+}
+
+/// Makes an error's text the JSON that all errors have, also those that a wrong path or query gives.
+async fn with_json_error(response: Response) -> Response {
+    let status = response.status();
+    if status.is_success() {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), ERROR_MAX).await;
+    let text = text.map_or_else(
+        |error| error.to_string(),
+        |text| String::from_utf8_lossy(&text).into(),
+    );
+    let reason = status.canonical_reason().unwrap_or_default();
+    let body = ErrorBody {
+        schema_version: SCHEMA_VERSION,
+        status: status.as_u16(),
+        error: if text.is_empty() {
+            reason.to_owned()
+        } else {
+            text
+        },
+    };
+    (status, Json(body)).into_response()
 }
 
 fn shutting_down() -> Response {

@@ -428,6 +428,16 @@ pub struct SessionStatus {
     pub idle_ms: u64,
 }
 
+/// The body of an answer that is no success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub schema_version: u32,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong, and what to do.
+    pub error: String,
+}
+
 /// Formats an address and port as in a URL: an IPv6 address in brackets.
 pub(super) fn endpoint(address: Address, port: u16) -> String {
     match address.family() {

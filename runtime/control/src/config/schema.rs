@@ -94,6 +94,8 @@ pub(super) static ONE_BACKEND: Key = optional("one_backend", "95");
 
 pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing/waxwing.sock""#);
 
+pub(super) static LISTEN: Key = required("listen", r#""127.0.0.1:9117""#);
+
 pub(super) static PIN: Key = optional("pin", "true");
 pub(super) static CPUS: Key = optional("cpus", "[0, 1]");
 
@@ -183,6 +185,12 @@ pub(super) static BACKEND_HEALTH: Key = key(
 );
 
 pub(super) static ADMIN: Key = key("admin", "[admin]", Shape::Table(&ADMIN_SECTION), false);
+pub(super) static METRICS: Key = key(
+    "metrics",
+    "[metrics]",
+    Shape::Table(&METRICS_SECTION),
+    false,
+);
 pub(super) static SOURCE_LIMIT: Key = key(
     "source_limit",
     "[source_limit]",
@@ -247,6 +255,7 @@ pub(super) static ROOT: Section = Section {
         &UNSERVED,
         &SOURCE_LIMIT,
         &ADMIN,
+        &METRICS,
         &WORKERS,
         &RINGS,
         &PORT,
@@ -261,6 +270,10 @@ static SOURCE_LIMIT_SECTION: Section = Section {
 static ADMIN_SECTION: Section = Section {
     header: Some("[admin]"),
     keys: &[&SOCKET],
+};
+static METRICS_SECTION: Section = Section {
+    header: Some("[metrics]"),
+    keys: &[&LISTEN],
 };
 static WORKERS_SECTION: Section = Section {
     header: Some("[workers]"),

@@ -1,6 +1,6 @@
 //! Parsers of single values: durations, addresses, names, keys. Each error says what to write.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -68,6 +68,19 @@ pub(super) fn address(text: &str) -> Result<Address, String> {
     Ok(ip.into())
 }
 
+/// Parses an address of this host and a port, to listen on.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let parsed = text.parse().ok();
+    parsed
+        .filter(|listen: &SocketAddr| listen.port() > 0)
+        .ok_or_else(|| {
+            format!(
+                "\"{text}\" is not an address and a port; write one such as \"127.0.0.1:9117\" or \
+                 \"[::1]:9117\""
+            )
+        })
+}
+
 /// Parses a network such as `10.2.0.0/24`; the bits after the prefix must be 0.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
     let Some((host, len)) = text.split_once('/') else {
@@ -115,7 +128,7 @@ pub(super) fn ports(text: &str) -> Result<Ports, String> {
 
 /// Says why a text is not an address, and guesses what was meant.
 fn not_an_address(text: &str) -> String {
-    if let Ok(endpoint) = text.parse::<std::net::SocketAddr>() {
+    if let Ok(endpoint) = text.parse::<SocketAddr>() {
         return format!(
             "\"{text}\" contains a port; write the address alone, \"{}\", and the port as \
              `port = {}`",

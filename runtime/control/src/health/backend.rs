@@ -48,6 +48,18 @@ pub enum HealthState {
 }
 
 impl HealthState {
+    /// All states, in the order of their declaration.
+    pub const ALL: [Self; 8] = [
+        Self::Up,
+        Self::Unchecked,
+        Self::Checking,
+        Self::Down,
+        Self::Unreachable,
+        Self::Ejected,
+        Self::Draining,
+        Self::Disabled,
+    ];
+
     /// The value in logs and in `status`.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -31,7 +31,8 @@ mod tests;
 
 pub use admin_state::AdminState;
 pub use backend::HealthState;
-pub(crate) use backend::Reach;
+pub(crate) use backend::{BackendHealth, Reach};
+pub(crate) use check_state::{CheckState, Debounced};
 pub use effects::{Effect, Effects};
 pub(crate) use kept::KeptHealth;
 pub(crate) use monitor::HealthMonitor;

@@ -36,6 +36,11 @@ pub(crate) struct HealthMonitor {
     /// How late the last checks started.
     delays: Mutex<VecDeque<Duration>>,
     pub(crate) runs: AtomicU64,
+    /// Of these, those that passed and those that failed; the others said nothing of the backend.
+    pub(crate) passed: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    /// Changes of backends' states, by the new state.
+    transitions: [AtomicU64; HealthState::ALL.len()],
     pub(crate) running: AtomicU64,
     /// CPU time of the runner's thread, in milliseconds.
     pub(crate) cpu_ms: AtomicU64,
@@ -51,6 +56,9 @@ impl HealthMonitor {
             log_limit: Mutex::default(),
             delays: Mutex::default(),
             runs: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            transitions: Default::default(),
             running: AtomicU64::new(0),
             cpu_ms: AtomicU64::new(0),
         }
@@ -146,6 +154,7 @@ impl HealthMonitor {
             change,
         } in update.transitions
         {
+            self.transitions[change.state as usize].fetch_add(1, Ordering::Relaxed);
             let (state, reason) = (change.state.label(), change.reason);
             match change.state {
                 _ if !self.log_limit().allows(state, now) => {
@@ -195,6 +204,8 @@ impl HealthMonitor {
         };
         ChecksStatus {
             runs: self.runs.load(Ordering::Relaxed),
+            passed: self.passed.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
             running: self.running.load(Ordering::Relaxed),
             running_max: u64::try_from(running_max).unwrap_or(u64::MAX),
             late_p99_ms: ms(p99),
@@ -215,11 +226,23 @@ impl HealthMonitor {
         removed.map(|(key, it)| (*key, it.clone())).collect()
     }
 
+    /// Returns how often backends changed to a state.
+    pub(crate) fn transitions(&self, to: HealthState) -> u64 {
+        self.transitions[to as usize].load(Ordering::Relaxed)
+    }
+
+    /// Returns what `look` makes of a backend's health; `None` if it is not known. Checks wait meanwhile.
+    pub(crate) fn look<T>(
+        &self,
+        key: BackendKey,
+        look: impl FnOnce(&BackendHealth) -> T,
+    ) -> Option<T> {
+        self.service_health().get(key).map(look)
+    }
+
     /// Returns a backend's state and the reason.
     pub(crate) fn state(&self, key: BackendKey) -> Option<(HealthState, String)> {
-        let service_health = self.service_health();
-        let health = service_health.get(key)?;
-        Some((health.state, health.reason.clone()))
+        self.look(key, |health| (health.state, health.reason.clone()))
     }
 
     pub(crate) fn status(&self, key: BackendKey, rules: &HealthConfig) -> BackendHealthStatus {

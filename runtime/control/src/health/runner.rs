@@ -212,11 +212,14 @@ impl Runner {
             let _ = self.faults.try_send(fault);
         }
         let signals = outcome.signals;
+        let result = result(outcome);
+        let count = match result.passed {
+            true => &self.health.passed,
+            false => &self.health.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         // A check that was removed from the config must not set signals.
-        if self
-            .health
-            .record_result(job.key, &job.identity, &result(outcome))
-        {
+        if self.health.record_result(job.key, &job.identity, &result) {
             let set = signals.into_iter().enumerate();
             for (place, value) in set.filter_map(|(place, value)| Some((place, value?))) {
                 self.gauges.set_signal(job.backend, place, value);

@@ -10,6 +10,12 @@ use super::backend::HealthState;
 pub struct ChecksStatus {
     /// Checks that ended since the start.
     pub runs: u64,
+    /// Of these, those that passed.
+    #[serde(default)]
+    pub passed: u64,
+    /// Those that failed. The others said nothing of the backend.
+    #[serde(default)]
+    pub failed: u64,
     /// Checks running now.
     pub running: u64,
     /// The most checks that run at once, by the limit of open files.

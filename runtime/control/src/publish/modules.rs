@@ -19,6 +19,7 @@ use waxwing_plugin::{
 };
 
 use crate::admin::connections::connections_max;
+use crate::admin::metrics_listener;
 use crate::config::{self, ClusterKey, Config, Problem, Service, Span};
 use crate::health::{self, Effects};
 use crate::parallel::side_by_side;
@@ -84,7 +85,10 @@ impl Modules {
         };
         let files = rustix::process::getrlimit(Resource::Nofile).current;
         let files = files.unwrap_or(u64::MAX);
-        let options = options.within_open_files(files, connections_max());
+        let options = options.within_open_files(
+            files,
+            connections_max() + metrics_listener::connections_max(),
+        );
         let check_host = CheckHost::new(options, shipped.checks, folder.clone())?;
         let options = HostOptions {
             compiler,

@@ -20,8 +20,16 @@ pub(crate) struct View {
     /// In the order of [`Config::policies`].
     pub(crate) modules: Vec<BuildsInUse>,
     pub(crate) last_reload: Option<ReloadStatus>,
+    pub(crate) reloads: ReloadCounts,
     /// Current problems, for the operator.
     pub(crate) problems: Vec<String>,
+}
+
+/// The reloads since the start.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ReloadCounts {
+    pub(crate) succeeded: u64,
+    pub(crate) refused: u64,
 }
 
 /// The current [`View`]: set by the controller, read by everyone else.

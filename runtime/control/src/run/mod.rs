@@ -24,6 +24,7 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::path::SharedState;
@@ -33,6 +34,7 @@ use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
 use crate::admin::flood::FloodWatch;
 use crate::admin::log::LogState;
+use crate::admin::metrics_listener::MetricsListener;
 use crate::admin::rates;
 use crate::admin::report::{AttachedPorts, Reporter};
 use crate::admin::server::{AdminError, AdminSocket, Request};
@@ -51,7 +53,7 @@ use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::reloads::OnReload;
-use crate::publish::view::{CurrentView, View};
+use crate::publish::view::{CurrentView, ReloadCounts, View};
 use crate::restart::{KeptState, Stopped};
 use triggers::Triggers;
 
@@ -74,6 +76,8 @@ pub struct ControlSetup {
     pub log: Arc<LogState>,
     /// Called before and after each reload.
     pub on_reload: OnReload,
+    /// Where metrics are served; `None` if the config says nothing of it.
+    pub metrics: Option<MetricsListener>,
     pub started: Instant,
     /// The zero of the workers' clock.
     pub clock_zero: Instant,
@@ -127,6 +131,7 @@ pub struct Control {
     events: mpsc::UnboundedReceiver<HostEvent>,
     socket: AdminSocket,
     kept: Option<KeptState>,
+    metrics: Option<MetricsListener>,
 }
 
 impl Control {
@@ -206,7 +211,9 @@ impl Control {
             on_reload: setup.on_reload,
             counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
+            reloads: ReloadCounts::default(),
         };
+        controller.counters.start(&controller.snapshot);
         let control = Self {
             reporter: Arc::new(reporter(
                 &controller,
@@ -217,6 +224,7 @@ impl Control {
             events: setup.checked.modules.events,
             socket,
             kept: setup.kept,
+            metrics: setup.metrics,
         };
         Ok((control, channels))
     }
@@ -233,6 +241,7 @@ impl Control {
             events,
             socket,
             kept,
+            metrics,
         } = self;
         let (hangup, end) = signals.split();
         let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
@@ -254,6 +263,7 @@ impl Control {
         controller.record_reach();
         controller.health_changed().await;
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
+        let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
         let health = controller.health.watch();
         let faults = controller.start_checks().await?;
@@ -277,6 +287,7 @@ impl Control {
         }
         tracing::info!("shutting down on a signal");
         admin.abort();
+        metrics.inspect(JoinHandle::abort);
         // When the task has ended, the socket is removed.
         let _ = admin.await;
         Ok(Stopped { controller })
@@ -290,6 +301,7 @@ fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsI
         snapshot: Arc::clone(snapshot),
         modules: modules.to_vec(),
         last_reload: None,
+        reloads: ReloadCounts::default(),
         problems: Vec::new(),
     }
 }
@@ -302,6 +314,7 @@ fn reporter(
     Reporter {
         started,
         clock_zero,
+        started_at: SystemTime::now() - started.elapsed(),
         log,
         view: Arc::clone(&controller.view),
         sessions: Arc::clone(&controller.shared.sessions),

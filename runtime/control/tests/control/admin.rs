@@ -50,9 +50,13 @@ pub(crate) fn sessions() {
         let made = table.insert(&mut slots, hash(0), hash(1), &session, |_| false, |_| false);
         assert!(matches!(made, Insert::Created(_)));
     }
-    let count = |service, limit| {
+    let by = |query: &[(&str, &str)]| {
+        let query: Vec<_> = query
+            .iter()
+            .map(|(k, v)| (*k, Some((*v).to_owned())))
+            .collect();
         bed.wait(async {
-            let mut sessions = bed.client.sessions(service, limit).await?;
+            let mut sessions = bed.client.sessions(&query).await?;
             let mut list = Vec::new();
             while let Some((_, session)) = sessions.next().await? {
                 list.push(session);
@@ -60,17 +64,34 @@ pub(crate) fn sessions() {
             Ok::<_, ClientError>(list)
         })
     };
-    assert_eq!(count(None, None).unwrap().len(), 900);
-    assert_eq!(count(None, Some(7)).unwrap().len(), 7);
-    let dns = count(Some("dns"), None).unwrap();
+    assert_eq!(by(&[]).unwrap().len(), 900);
+    assert_eq!(by(&[("limit", "7")]).unwrap().len(), 7);
+    let dns = by(&[("service", "dns")]).unwrap();
     assert_eq!(dns.len(), 300);
     assert_eq!(
         (&*dns[0].vip, &*dns[0].backend),
         ("[2001:db8::53]:53", "[fd77::2]:53")
     );
     assert_eq!(dns[0].phase, "half-open");
-    let error = count(Some("wbe"), None).unwrap_err().to_string();
-    assert_eq!(error, "there is no service \"wbe\"; did you mean \"web\"?");
+    let error = |query| by(query).unwrap_err().to_string();
+    let text = error(&[("service", "wbe")]);
+    assert_eq!(text, "there is no service \"wbe\"; did you mean \"web\"?");
+    let counts: [(&[(&str, &str)], usize); 8] = [
+        (&[("client", "192.0.2.1")], 900),
+        (&[("client", "192.0.2.0/24"), ("service", "web")], 600),
+        (&[("client", "198.51.100.0/24")], 0),
+        (&[("backend", "10.77.0.2:8080")], 600),
+        (&[("backend", "[fd77::2]:53")], 300),
+        (&[("phase", "half-open")], 900),
+        (&[("phase", "active")], 0),
+        (&[("backend", "[fd77::2]:53"), ("limit", "5")], 5),
+    ];
+    for (query, count) in counts {
+        assert_eq!(by(query).unwrap().len(), count, "{query:?}");
+    }
+    assert!(error(&[("client", "web")]).contains("198.51.100.0/24"));
+    assert!(error(&[("phase", "open")]).contains("half-open, active or closing"));
+    assert!(error(&[("backend", "web-9"), ("service", "web")]).contains("`waxwing backend list`"));
     assert_eq!(bed.status().sessions.used, 900);
 }
 

@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use waxwing_control::admin::client::Client;
+use waxwing_control::admin::log::LogState;
+use waxwing_control::admin::metrics_listener::MetricsListener;
 use waxwing_control::admin::report::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, Status};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
@@ -168,6 +170,7 @@ pub(crate) struct Bed {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) control: Option<tokio::task::JoinHandle<Result<Stopped, StartError>>>,
     pub(crate) client: Client,
+    pub(crate) log: Arc<LogState>,
     pub(crate) shared: SharedState,
     pub(crate) seen: Vec<Arc<Seen>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
@@ -177,7 +180,18 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new(services: &str) -> Self {
+        Self::in_namespaces(services, || None)
+    }
+
+    /// With metrics on the port that `listen` returns, called in the balancer's namespace.
+    pub(crate) fn with_metrics(services: &str, listen: impl FnOnce() -> MetricsListener) -> Self {
+        Self::in_namespaces(services, || Some(listen()))
+    }
+
+    fn in_namespaces(services: &str, listen: impl FnOnce() -> Option<MetricsListener>) -> Self {
         let namespaces = Namespaces::enter();
+        let metrics = listen();
+        let log = Arc::new(LogState::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -199,7 +213,12 @@ impl Bed {
         let (control, ends) = runtime
             .block_on(async {
                 let checked = load(folder.path()).await.unwrap();
-                Control::prepare(setup(checked, &shared, &book)).await
+                let setup = ControlSetup {
+                    log: Arc::clone(&log),
+                    metrics,
+                    ..setup(checked, &shared, &book)
+                };
+                Control::prepare(setup).await
             })
             .unwrap();
         let spawn = |(seen, ends): (&Arc<Seen>, WorkerChannels)| {
@@ -220,6 +239,7 @@ impl Bed {
             runtime,
             control,
             client,
+            log,
             shared,
             seen,
             threads,
@@ -312,6 +332,7 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
         kept: None,
         clock_zero: Instant::now(),
         on_reload: Box::new(|_| {}),
+        metrics: None,
         started: Instant::now(),
     }
 }

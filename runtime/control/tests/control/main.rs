@@ -8,7 +8,9 @@ mod balancer;
 #[path = "../bed/mod.rs"]
 mod bed;
 mod changes;
+mod metrics;
 mod policies;
+mod resources;
 
 use std::process::ExitCode;
 
@@ -67,6 +69,22 @@ fn main() -> ExitCode {
         (
             "health follows ports, next hops and checks, by service",
             health,
+        ),
+        (
+            "metrics have zeros, states and one service's part, and survive removals",
+            metrics::metrics,
+        ),
+        (
+            "scrapers that stall delay nobody, and can change nothing",
+            metrics::stalled_scrapes,
+        ),
+        (
+            "resources are listed by page and filter, and errors are JSON",
+            resources::resources,
+        ),
+        (
+            "events are listed by severity, area and number, and followed",
+            resources::events,
         ),
         ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),

@@ -12,7 +12,7 @@ const BUCKETS: usize = bucket_of((1 << 20) - 1) + 1;
 
 /// A histogram that one thread writes and any thread reads.
 #[derive(Debug)]
-pub(crate) struct Histogram([Counter; BUCKETS]);
+pub struct Histogram([Counter; BUCKETS]);
 
 impl Default for Histogram {
     fn default() -> Self {
@@ -23,11 +23,13 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts a time. Only the owner's thread may call it.
     #[inline]
-    pub(crate) fn count(&self, us: u64) {
+    pub fn count(&self, us: u64) {
         self.0[bucket_of(us).min(BUCKETS - 1)].add(1);
     }
 
-    pub(crate) fn read(&self) -> Distribution {
+    /// A copy of the counts.
+    #[must_use]
+    pub fn read(&self) -> Distribution {
         Distribution(std::array::from_fn(|at| self.0[at].get()))
     }
 }
@@ -70,6 +72,21 @@ impl Distribution {
         buckets
             .filter(|(_, count)| **count > 0)
             .map(|(at, count)| (highest_of(at), *count))
+    }
+
+    /// By powers of two: 2^n microseconds, and how many times are shorter. Times of half a second and more
+    /// are below none of them.
+    pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        (1..20).map(|n| {
+            let bound = 1 << n;
+            (bound, self.0[..bucket_of(bound)].iter().sum())
+        })
+    }
+
+    /// The sum of all times in microseconds, up to a quarter too high.
+    #[must_use]
+    pub fn sum_us(&self) -> u64 {
+        self.buckets().map(|(bound, count)| bound * count).sum()
     }
 
     /// The quantile `q` (0 to 1; 0.5 is the median) in microseconds, up to a quarter too high. `None` if
@@ -152,6 +169,21 @@ mod tests {
         let histogram = Histogram::default();
         histogram.count(u64::MAX);
         assert_eq!(histogram.read().quantile_us(0.5), Some((1 << 20) - 1));
+    }
+
+    #[test]
+    fn powers_of_two_bound_what_they_say() {
+        let histogram = Histogram::default();
+        for us in [0, 1, 2, 3, 4, 1_000, u64::MAX] {
+            histogram.count(us);
+        }
+        let times = histogram.read();
+        let cumulative: Vec<_> = times.cumulative().collect();
+        assert_eq!(cumulative[..3], [(2, 2), (4, 4), (8, 5)]);
+        assert_eq!(cumulative[8..10], [(512, 5), (1024, 6)]);
+        assert_eq!(cumulative.last(), Some(&(1 << 19, 6)));
+        let exact = 1 + 2 + 3 + 4 + 1_000 + (1 << 20);
+        assert!((exact - 1..=exact * 5 / 4).contains(&times.sum_us()));
     }
 
     #[test]

@@ -13,5 +13,5 @@ mod worker;
 pub use counter::{Counter, Traffic};
 pub use drop_reason::DropReason;
 pub use gauges::{FailureRate, Gauges, SIGNALS, SessionCounts};
-pub use histogram::Distribution;
+pub use histogram::{Distribution, Histogram};
 pub use worker::{BackendCounters, WorkerCounters};

@@ -2,10 +2,10 @@
 
 use super::histogram::{Distribution, Histogram};
 use super::{Counter, DropReason, Traffic};
-use crate::BackendId;
 #[cfg(doc)]
 use crate::model::{NoBackend, SessionAction};
 use crate::prefetch::prefetch;
+use crate::{BackendId, ServiceId};
 
 /// One worker's counters of one backend. A service's numbers are the sums over its backends.
 #[derive(Default, Debug)]
@@ -75,6 +75,8 @@ pub struct WorkerCounters {
     pub epochs: Counter,
     batch_times: Histogram,
     drops: Box<[Counter]>,
+    /// By service and reason.
+    service_drops: Box<[Counter]>,
     backends: Box<[BackendCounters]>,
 }
 
@@ -110,9 +112,34 @@ impl WorkerCounters {
             epochs: Counter::default(),
             batch_times: Histogram::default(),
             drops: DropReason::ALL.iter().map(|_| Counter::default()).collect(),
+            service_drops: Box::default(),
             backends: (0..backends_max)
                 .map(|_| BackendCounters::default())
                 .collect(),
+        }
+    }
+
+    /// Counts drops by service, too, for service ids below `services_max`.
+    #[must_use]
+    pub fn with_services(mut self, services_max: usize) -> Self {
+        let counters = services_max * DropReason::ALL.len();
+        self.service_drops = (0..counters).map(|_| Counter::default()).collect();
+        self
+    }
+
+    /// The frames of a service that were dropped for a reason, as far as the service was known then: its new
+    /// flows, and packets of its sessions. They count in [`WorkerCounters::dropped`] too.
+    #[must_use]
+    pub fn dropped_of(&self, service: ServiceId, reason: DropReason) -> u64 {
+        let counter = self.service_drops.get(drop_index(service, reason));
+        counter.map_or(0, Counter::get)
+    }
+
+    /// Counts a drop of [`WorkerCounters::dropped_of`].
+    #[cold]
+    pub(crate) fn count_drop_of(&self, service: ServiceId, reason: DropReason) {
+        if let Some(counter) = self.service_drops.get(drop_index(service, reason)) {
+            counter.add(1);
         }
     }
 
@@ -150,4 +177,8 @@ impl WorkerCounters {
             prefetch(counters);
         }
     }
+}
+
+const fn drop_index(service: ServiceId, reason: DropReason) -> usize {
+    service.index() * DropReason::ALL.len() + reason as usize
 }

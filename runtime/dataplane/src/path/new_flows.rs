@@ -83,7 +83,7 @@ impl NewFlows {
             snapshot, policies, ..
         } = epoch;
         let Some(service) = snapshot.service(id) else {
-            return drop_all(batch, id, DropReason::NoService);
+            return drop_all(batch, (id, DropReason::NoService), &context.counters);
         };
         let policy = policies
             .get_mut(service.policy)
@@ -91,7 +91,13 @@ impl NewFlows {
         let payload_len = policy.as_ref().map_or(0, |policy| policy.payload_len());
         let limit = snapshot.source_limit();
         let rates = limit.map(|limit| (limit, &*context.shared.source_rates, now));
-        self.collect((service, payload_len), rates, frames, batch);
+        self.collect(
+            (service, payload_len),
+            rates,
+            frames,
+            batch,
+            &context.counters,
+        );
 
         self.picks.clear();
         self.picks.resize(self.flows.len(), Pick::Fallback);
@@ -131,7 +137,7 @@ impl NewFlows {
                     let packet = &opener.packet;
                     reject(context, &Arrived { frame, packet }, now)
                 }
-                Err(reason) => Verdict::Drop(reason),
+                Err(reason) => drop_of(id, reason, &context.counters),
             };
         }
         decide_further_packets(snapshot, context, &self.openers, batch, frames, now);
@@ -144,6 +150,7 @@ impl NewFlows {
         rates: Option<(&SourceLimit, &SourceRates, Now)>,
         frames: &[F],
         batch: &mut Batch,
+        counters: &WorkerCounters,
     ) {
         self.flows.clear();
         self.openers.clear();
@@ -163,11 +170,11 @@ impl NewFlows {
             let mid_stream = tuple.protocol == Protocol::Tcp
                 && (!flags.has(TcpFlags::SYN) || flags.has(TcpFlags::ACK));
             if mid_stream && (flags.has(TcpFlags::RST) || service.mid_stream == MidStream::Drop) {
-                *verdict = Verdict::Drop(DropReason::MidStream);
+                *verdict = drop_of(id, DropReason::MidStream, counters);
                 continue;
             }
             if rates.is_some_and(|(limit, rates, now)| !rates.admit(limit, tuple.source, now)) {
-                *verdict = Verdict::Drop(DropReason::SourceLimit);
+                *verdict = drop_of(id, DropReason::SourceLimit, counters);
                 continue;
             }
             let bytes = frames[at].bytes();
@@ -275,7 +282,7 @@ fn decide_further_packets<F: FrameBuf>(
     now: Now,
 ) {
     for (at, frame) in frames.iter_mut().enumerate() {
-        let (Verdict::NewFlow(hash, _), Some(packet)) = (batch.verdicts[at], &batch.packets[at])
+        let (Verdict::NewFlow(hash, id), Some(packet)) = (batch.verdicts[at], &batch.packets[at])
         else {
             continue;
         };
@@ -292,18 +299,24 @@ fn decide_further_packets<F: FrameBuf>(
             (Verdict::Reject(_) | Verdict::Drop(DropReason::Malformed), _) => {
                 reject(context, &Arrived { frame, packet }, now)
             }
-            (Verdict::Drop(reason), _) => Verdict::Drop(reason),
+            (Verdict::Drop(reason), _) => drop_of(id, reason, &context.counters),
             (_, Some(found)) => Verdict::Session(found.at, found.stored.session(), found.direction),
             // Another worker has already evicted the first packet's session.
-            (_, None) => Verdict::Drop(DropReason::SessionTableFull),
+            (_, None) => drop_of(id, DropReason::SessionTableFull, &context.counters),
         };
     }
 }
 
-fn drop_all(batch: &mut Batch, id: ServiceId, reason: DropReason) {
+/// The verdict to drop a packet of a service's new flow, counted for the service.
+fn drop_of(service: ServiceId, reason: DropReason, counters: &WorkerCounters) -> Verdict {
+    counters.count_drop_of(service, reason);
+    Verdict::Drop(reason)
+}
+
+fn drop_all(batch: &mut Batch, (id, reason): (ServiceId, DropReason), counters: &WorkerCounters) {
     for verdict in &mut batch.verdicts {
         if matches!(verdict, Verdict::NewFlow(_, service) if *service == id) {
-            *verdict = Verdict::Drop(reason);
+            *verdict = drop_of(id, reason, counters);
         }
     }
 }

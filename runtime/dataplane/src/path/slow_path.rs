@@ -46,7 +46,7 @@ pub(crate) fn forward_opened<F: FrameBuf>(
         backend,
     };
     if let Err(reason) = general_path::check_ingress(context, snapshot, &arrived, &found) {
-        return Verdict::Drop(reason);
+        return resolve(context, Stop::Drop(reason), snapshot, arrived, found, now);
     }
     match general_path::forward_checked(context, snapshot, arrived.reborrow(), &found, now) {
         Ok(port) => Verdict::Forward(port),
@@ -65,7 +65,8 @@ pub(crate) fn resolve<F: FrameBuf>(
     found: FoundSession<'_>,
     now: Now,
 ) -> Verdict {
-    match stop {
+    let service = found.backend.service;
+    let verdict = match stop {
         Stop::Ending(ending) => {
             let session = (found.at, found.stored.session());
             session_check::end(context, ending, snapshot, arrived, session, now)
@@ -85,7 +86,11 @@ pub(crate) fn resolve<F: FrameBuf>(
                 .send_icmp_error(why, from, counters, linearizer, arrived, now)
                 .map_or_else(Verdict::Drop, Verdict::Forward)
         }
+    };
+    if let Verdict::Drop(reason) = verdict {
+        context.counters.count_drop_of(service, reason);
     }
+    verdict
 }
 
 /// The source address of an ICMP error about a session's packet: the packet's destination if that is ours,

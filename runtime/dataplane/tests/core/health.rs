@@ -132,6 +132,10 @@ fn a_connection_picked_anew_counts_as_mid_stream() {
         let sent = world.frame(FRONT, &request(V4, 4000, ACK));
         assert_eq!(sent.len(), usize::from(goes_on));
         assert_eq!(world.dropped(DropReason::MidStream), u64::from(!goes_on));
+        assert_eq!(
+            world.dropped_of(0, DropReason::MidStream),
+            u64::from(!goes_on)
+        );
         assert_eq!(world.held(), [0, u32::from(goes_on), 0]);
         let flows = world.script().asked.clone();
         assert!(flows[1..].iter().all(|flow| flow.mid_stream));

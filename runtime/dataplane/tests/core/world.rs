@@ -373,7 +373,8 @@ impl World {
         };
         for number in 0..world.settings.workers {
             let (mailbox, inbox) = unbounded();
-            let counters = Arc::new(WorkerCounters::new(backends_max));
+            let counters = WorkerCounters::new(backends_max).with_services(backends_max);
+            let counters = Arc::new(counters);
             let setup = WorkerSetup {
                 number,
                 workers: world.settings.workers,
@@ -526,6 +527,14 @@ impl World {
     pub(crate) fn assert_reaches(&mut self, backend: u32, frame: &[u8], why: impl fmt::Display) {
         let expected = self.settings.plan.backend(backend);
         assert_eq!(self.destination_of(frame), expected, "{why}");
+    }
+
+    /// The drops that are counted for a service too.
+    pub(crate) fn dropped_of(&self, service: u32, reason: DropReason) -> u64 {
+        let workers = self.counters.iter();
+        workers
+            .map(|c| c.dropped_of(ServiceId(service), reason))
+            .sum()
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {

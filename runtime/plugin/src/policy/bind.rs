@@ -13,6 +13,7 @@ use waxwing_sdk::abi::{
 use crate::build::engine::{CallBudget, Engine};
 use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
+use crate::policy::call_times::WorkerCallTimes;
 use crate::policy::guest::{CallFailure, PolicyExports, PolicyGuest};
 use crate::policy::hosted::{BackendInfo, HostedService, ServiceBinding};
 use crate::policy::instance::{FaultSink, WasmPolicy};
@@ -36,6 +37,7 @@ pub(crate) struct InstanceOwner {
     pub(crate) log: Arc<ModuleLog>,
     /// The module's share of the worker's time, in percent; 0: all.
     pub(crate) share_percent: u32,
+    pub(crate) times: WorkerCallTimes,
 }
 
 /// Makes an instance that serves all of `services`.
@@ -72,7 +74,7 @@ pub(crate) fn bind(
         recent_flows: owner.recent_flows,
         log: owner.log,
         log_due_ms: 0,
-        share: WorkerShare::new(owner.share_percent),
+        share: WorkerShare::new(owner.share_percent, owner.times),
         next_upkeep: 0,
         upkeep_ms: 0,
     })

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use tracing::error;
 use waxwing_dataplane::Policy;
+use waxwing_dataplane::counters::Distribution;
 use waxwing_dataplane::policy::Vacant;
 use waxwing_sdk::abi::Kind;
 
@@ -20,6 +21,7 @@ use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError};
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::call_times::CallTimes;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, FaultSink};
 use crate::policy::module_counters::ModuleCounters;
@@ -124,6 +126,7 @@ struct ModuleHistory {
     outcomes: Arc<ModuleOutcomes>,
     recent_flows: Arc<RecentFlows>,
     log: Arc<ModuleLog>,
+    times: Arc<CallTimes>,
 }
 
 /// Loads, vets, runs and watches policies.
@@ -220,6 +223,7 @@ impl Host {
             recent_flows: history.recent_flows,
             log: history.log,
             share_percent: self.share_percent,
+            times: history.times.of_worker(worker),
         };
         let policy = bind(&self.engine, module, owner, services)?;
         Ok(Box::new(policy))
@@ -435,6 +439,15 @@ impl Host {
             return HashMap::new();
         };
         history.counters.values(&current.info.counters)
+    }
+
+    /// Returns how long a module's calls took, over all workers and builds since the start, in
+    /// [`CALL_TIME_UNIT_NS`](crate::CALL_TIME_UNIT_NS). Not measured if a module may take all of a worker's
+    /// time.
+    #[must_use]
+    pub fn call_times(&self, module: &str) -> Distribution {
+        let history = lock(&self.histories).get(module).cloned();
+        history.map_or_else(Distribution::default, |history| history.times.read())
     }
 
     fn history(&self, module: &str) -> ModuleHistory {

@@ -1,9 +1,10 @@
 //! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
 //!
-//! Invariant: everything except [`instance`], [`records`], [`worker_share`] and [`handover`] runs on the
-//! control thread.
+//! Invariant: everything except [`instance`], [`records`], [`worker_share`], [`call_times`] and
+//! [`handover`] runs on the control thread.
 
 pub(crate) mod bind;
+pub(crate) mod call_times;
 pub(crate) mod guest;
 pub(crate) mod handover;
 pub(crate) mod host;

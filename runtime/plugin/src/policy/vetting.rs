@@ -15,6 +15,7 @@ use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::call_times::WorkerCallTimes;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::FaultReport;
 use crate::policy::outcomes::{ModuleOutcomes, Outcomes};
@@ -54,6 +55,7 @@ pub(crate) fn vet(
         recent_flows: Arc::default(),
         log: Arc::default(),
         share_percent: 0,
+        times: WorkerCallTimes::default(),
     };
     let mut policy = bind(engine, module, owner, services)?;
     let mut flows = 0;

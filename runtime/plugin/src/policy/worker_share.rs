@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::policy::call_times::WorkerCallTimes;
+
 /// How much may be used at once: a reload's or a failover's many picks, or a worker that the kernel
 /// descheduled during a call.
 const BURST: Duration = Duration::from_millis(100);
@@ -17,14 +19,16 @@ pub(crate) struct WorkerShare {
     percent: u32,
     used: Duration,
     drained_at: Option<Instant>,
+    times: WorkerCallTimes,
 }
 
 impl WorkerShare {
-    pub(crate) const fn new(percent: u32) -> Self {
+    pub(crate) const fn new(percent: u32, times: WorkerCallTimes) -> Self {
         Self {
             percent,
             used: Duration::ZERO,
             drained_at: None,
+            times,
         }
     }
 
@@ -44,11 +48,13 @@ impl WorkerShare {
         CallStart((self.percent > 0).then(Instant::now))
     }
 
-    /// Charges a call that has ended.
+    /// Charges a call that has ended, and counts its time.
     #[inline]
     pub(crate) fn end(&mut self, CallStart(start): CallStart) {
         if let Some(start) = start {
-            self.used += start.elapsed();
+            let took = start.elapsed();
+            self.used += took;
+            self.times.count(took);
         }
     }
 
@@ -73,7 +79,7 @@ mod tests {
 
     #[test]
     fn calls_take_a_tenth_of_the_time_on_average() {
-        let mut share = WorkerShare::new(10);
+        let mut share = WorkerShare::new(10, WorkerCallTimes::default());
         let start = Instant::now();
         // Calls of 1 ms each, whenever they may start, for ten seconds.
         let mut taken = 0;
@@ -90,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_share_of_0_is_no_limit() {
-        let mut share = WorkerShare::new(0);
+        let mut share = WorkerShare::new(0, WorkerCallTimes::default());
         share.used = 1000 * BURST;
         assert!(share.start().is_some());
     }

@@ -69,6 +69,8 @@ pub(crate) struct ModuleLifecycle {
     pub(crate) refused: Option<RefusedBuild>,
     /// The last fault of any of its builds.
     pub(crate) last_fault: Option<LifecycleStep>,
+    /// The faults of all its builds since the start.
+    pub(crate) faults_total: u64,
     failed_compile: Option<FailedCompile>,
     /// When instances of `current` faulted, within the fault limit's window.
     faults: Vec<Instant>,

@@ -27,9 +27,12 @@ pub enum Recovery {
 }
 
 impl Library {
-    /// Keeps what a fault was, for `status`.
+    /// Counts a fault and keeps what it was, for `status`.
     pub(crate) fn note_fault(&self, module: &CompiledModule, what: String) {
-        lock(&self.lifecycles).module(&module.name).last_fault = Some(LifecycleStep {
+        let mut lifecycles = lock(&self.lifecycles);
+        let lifecycle = lifecycles.module(&module.name);
+        lifecycle.faults_total += 1;
+        lifecycle.last_fault = Some(LifecycleStep {
             at: SystemTime::now(),
             hash: module.hash,
             text: what,

@@ -27,6 +27,9 @@ pub struct ModuleStatus {
     pub quarantined: Vec<QuarantinedBuild>,
     /// The last fault: its build, service, worker and reason.
     pub last_fault: Option<StepStatus>,
+    /// The faults of all its builds since the start.
+    #[serde(default)]
+    pub faults: u64,
     /// The latest steps of its builds, the oldest first.
     pub steps: Vec<StepStatus>,
     /// The latest lines that it wrote, the oldest first; a health check's are those of each backend's check.
@@ -107,6 +110,7 @@ impl ModuleStatus {
             refused: lifecycle.refused.map(RefusedStatus::from),
             quarantined,
             last_fault: lifecycle.last_fault.map(StepStatus::from),
+            faults: lifecycle.faults_total,
             steps: lifecycle.steps.into_iter().map(StepStatus::from).collect(),
             log: Vec::new(),
         }

@@ -15,6 +15,7 @@ use crate::build::validate::ModuleLimits;
 use crate::error::ModuleError;
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::call_times::WorkerCallTimes;
 use crate::policy::guest::PolicyGuest;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, WasmPolicy};
@@ -153,6 +154,7 @@ impl LoadedPolicy {
             recent_flows: Arc::default(),
             log: Arc::default(),
             share_percent: 0,
+            times: WorkerCallTimes::default(),
         };
         Ok(PolicyInstance {
             policy: bind(&self.engine, &self.module, owner, services)?,

@@ -5,7 +5,7 @@ pub(crate) mod service;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -54,6 +54,8 @@ pub struct Config {
     /// How many new sessions one network of clients may open; `None`: any number.
     pub source_limit: Option<SourceLimit>,
     pub admin: AdminConfig,
+    /// Where metrics are served; `None`: on the admin socket alone.
+    pub metrics: Option<SocketAddr>,
     pub workers: Workers,
     pub rings: Rings,
     /// In file order.
@@ -338,6 +340,7 @@ impl Config {
             ("poll", self.poll != running.poll),
             ("mode", self.mode != running.mode),
             ("[admin] socket", self.admin != running.admin),
+            ("[metrics]", self.metrics != running.metrics),
             ("[workers] pin", self.workers.pin != running.workers.pin),
             ("[workers] cpus", self.workers.cpus != running.workers.cpus),
             ("[rings]", self.rings != running.rings),

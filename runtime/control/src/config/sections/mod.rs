@@ -7,6 +7,7 @@ mod health;
 mod service;
 mod source_nat;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         unserved: or_default(root.choice(&schema::UNSERVED, &UNSERVED, problems)),
         source_limit: source_limit(root, problems),
         admin: admin(root, problems),
+        metrics: metrics(root, problems),
         workers: workers(root, problems),
         rings: rings(root, problems),
         ports: ports(root, problems),
@@ -196,6 +198,12 @@ fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {
     AdminConfig {
         socket: socket.unwrap_or_else(|| Located::new("/run/waxwing/waxwing.sock".into(), span)),
     }
+}
+
+fn metrics(root: &Table<'_, '_>, problems: &mut Problems) -> Option<SocketAddr> {
+    let table = root.table(&schema::METRICS, problems)?;
+    let listen = table.parsed(&schema::LISTEN, problems, values::listen);
+    listen.map(|listen| listen.value)
 }
 
 fn workers(root: &Table<'_, '_>, problems: &mut Problems) -> Workers {

@@ -54,7 +54,7 @@ use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::counter_totals::CounterTotals;
 use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::reloads::OnReload;
-use crate::publish::view::CurrentView;
+use crate::publish::view::{CurrentView, ReloadCounts};
 
 /// How long a change waits for a worker. An idle worker looks every 20 ms, a busy one every batch.
 const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
@@ -149,6 +149,7 @@ pub(crate) struct Controller {
     pub(crate) republish_due: bool,
     pub(crate) last_reload: Option<ReloadStatus>,
     pub(crate) on_reload: OnReload,
+    pub(crate) reloads: ReloadCounts,
     pub(crate) view: Arc<CurrentView>,
     pub(crate) counters: Arc<CounterTotals>,
     pub(crate) port_report: Arc<dyn AttachedPorts>,

@@ -18,6 +18,7 @@ impl Controller {
             snapshot: Arc::clone(&self.snapshot),
             modules: self.modules.clone(),
             last_reload: self.last_reload.clone(),
+            reloads: self.reloads,
             problems: self.problems(),
         });
     }

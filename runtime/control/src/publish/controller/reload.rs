@@ -62,6 +62,10 @@ impl Controller {
         };
         (self.on_reload)(Reload::Ended(&status));
         self.last_reload = Some(status);
+        match &outcome {
+            Ok(_) => self.reloads.succeeded += 1,
+            Err(_) => self.reloads.refused += 1,
+        }
         self.update_view();
         outcome
     }
