@@ -312,8 +312,8 @@ fn an_established_connections_hop_moves_once_the_server_confirms_it() {
     }
 }
 
-/// Clients and servers on one wire, in VLANs of their own: a server's packet in a client's name is told by its
-/// VLAN.
+/// Clients and servers on one wire, in VLANs of their own: a server's packet in a client's name is told by
+/// its VLAN.
 #[test]
 fn a_vlan_of_servers_faces_servers_on_its_clients_wire() {
     let servers = VlanTags::one(VlanTag {
