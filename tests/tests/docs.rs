@@ -38,6 +38,7 @@ const OTHER_PROGRAMS: &[&str] = &[
     "curl",
     "ethtool",
     "ip",
+    "nft",
     "rustup",
     "sysctl",
     "systemctl",

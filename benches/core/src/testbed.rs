@@ -126,6 +126,7 @@ fn service(plan: AddressPlan, size: Size, number: u32) -> Service {
         policy: 0,
         backends: (first..first + size.backends).map(BackendId).collect(),
         mid_stream: MidStream::Pick,
+        adopts_replies: false,
         no_backend: NoBackend::Drop,
         sessions_max: None,
         timeouts: Timeouts {

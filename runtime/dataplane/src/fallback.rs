@@ -96,6 +96,7 @@ mod tests {
             policy: 0,
             backends: ids.clone().into(),
             mid_stream: crate::model::MidStream::Pick,
+            adopts_replies: false,
             no_backend: crate::model::NoBackend::Drop,
             sessions_max: None,
             timeouts: crate::model::Timeouts::default(),

@@ -239,6 +239,7 @@ fn snapshot(binding: &ServiceBinding) -> Snapshot {
         policy: 0,
         backends: binding.backends.iter().map(|b| b.id).collect(),
         mid_stream: MidStream::Pick,
+        adopts_replies: false,
         no_backend: NoBackend::Drop,
         sessions_max: None,
         timeouts: Timeouts::default(),

@@ -116,6 +116,9 @@ pub struct Service {
     pub all_down: Option<&'static str>,
     /// What to do with a TCP packet that has neither a session nor a SYN.
     pub mid_stream: Option<&'static str>,
+    /// Whether a server's reply without a session opens one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adopt_replies: bool,
     /// Panic mode: below this percentage of healthy backends, all backends are used.
     pub panic_threshold: Option<u8>,
     /// When failed sessions eject a backend.
@@ -276,6 +279,7 @@ impl Service {
             drain_timeout: None,
             all_down: None,
             mid_stream: None,
+            adopt_replies: false,
             panic_threshold: None,
             ejection: None,
             policy_config: BTreeMap::new(),

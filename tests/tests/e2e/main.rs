@@ -5,6 +5,7 @@
 //! measures time runs alone ([`Scenario::alone`]).
 //! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
+mod adoption;
 mod attack;
 mod availability;
 mod balance;
@@ -131,6 +132,7 @@ fn main() {
     }
     let trials = [
         traffic::SCENARIOS,
+        adoption::SCENARIOS,
         balance::SCENARIOS,
         vip_responder::SCENARIOS,
         recovery::SCENARIOS,

@@ -34,7 +34,7 @@ const DATA_LEN: usize = 4 << 20;
 /// Longest duration of a download, including outages and retransmissions.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(40);
 /// Number of parallel downloads per family.
-const DOWNLOADS: usize = 4;
+pub(crate) const DOWNLOADS: usize = 4;
 
 /// Downloads in progress.
 pub(crate) struct Downloads<'a> {

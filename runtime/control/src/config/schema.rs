@@ -112,6 +112,7 @@ pub(super) static PROTOCOL: Key = required("protocol", r#""tcp""#);
 pub(super) static POLICY: Key = required("policy", r#""round_robin""#);
 pub(super) static POLICY_CONFIG: Key = key("policy_config", "{ }", Shape::Free, false);
 pub(super) static MID_STREAM: Key = optional("mid_stream", r#""pick""#);
+pub(super) static ADOPT_REPLIES: Key = optional("adopt_replies", "true");
 
 pub(super) static SERVICE_SESSIONS_MAX: Key = optional("sessions_max", "500_000");
 
@@ -301,6 +302,7 @@ static SERVICE_SECTION: Section = Section {
         &POLICY,
         &POLICY_CONFIG,
         &MID_STREAM,
+        &ADOPT_REPLIES,
         &SERVICE_SOURCE_NAT,
         &SERVICE_SESSIONS_MAX,
         &SIGNALS,

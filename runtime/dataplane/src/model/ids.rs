@@ -27,6 +27,10 @@ impl PortId {
     /// bridge is unknown.
     pub const ACROSS: Self = Self(u8::MAX);
 
+    /// The kernel's own forwarding: stands for a client whose packets have not come here yet. It is no port,
+    /// so the fast path does not send there.
+    pub const KERNEL: Self = Self(u8::MAX - 1);
+
     #[inline]
     #[must_use]
     pub const fn index(self) -> usize {

@@ -55,6 +55,9 @@ pub struct Service {
     /// The backends that picks index, in config order, weight 0 included.
     pub backends: Box<[BackendId]>,
     pub mid_stream: MidStream,
+    /// Whether a reply of no session opens one: each of its backends' endpoints then serves no other service,
+    /// and sends nothing but replies.
+    pub adopts_replies: bool,
     pub no_backend: NoBackend,
     pub timeouts: Timeouts,
     /// The most sessions of its backends, if it has a limit: its share of the table.

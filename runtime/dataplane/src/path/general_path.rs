@@ -147,7 +147,7 @@ fn follow_client<F: FrameBuf>(
     }
 }
 
-/// Rewrites a packet that has or gets VLAN tags, or that leaves by a bridge port.
+/// Rewrites a packet that has or gets VLAN tags, or that leaves by a bridge port or by the kernel.
 #[inline(never)]
 fn rewrite_other<F: FrameBuf>(
     context: &WorkerContext,
@@ -156,9 +156,31 @@ fn rewrite_other<F: FrameBuf>(
     found: FoundSession<'_>,
     to: EgressHop,
 ) -> Result<PortId, Stop> {
+    if to.hop.port == PortId::KERNEL {
+        return rewrite_for_kernel(context, snapshot, arrived, &found);
+    }
     let ingress = (arrived.frame.port(), &arrived.packet.ethernet);
     let exit = Exit::of(snapshot, ingress, (&found.stored, found.direction), &to)?;
     rewrite(context, snapshot, arrived, &found, &exit)
+}
+
+/// Rewrites a reply whose client's hop is not known yet, and leaves the rest to the kernel: the hop limit,
+/// the MTU and the way.
+#[cold]
+fn rewrite_for_kernel<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    Arrived { frame, packet }: Arrived<'_, F>,
+    found: &FoundSession<'_>,
+) -> Result<PortId, Stop> {
+    let nat = full_nat(found.stored, found.backend, snapshot, found.direction);
+    nat.apply(frame.bytes_mut(), packet);
+    let len = frame.frame_len() as u64;
+    count(context, found.backend.id, found.direction, len);
+    if context.closed.is_wanted_by(found.backend) {
+        context.shared.sessions.add_bytes(found.at, len);
+    }
+    Err(Stop::ToKernel)
 }
 
 /// Rewrites a packet for its exit.

@@ -76,7 +76,8 @@ fn may_reply(
 }
 
 /// Whether the packet came by the port and VLAN of the client's return hop, or by another one that does not
-/// face servers: gateways take over from each other across ports.
+/// face servers: gateways take over from each other across ports. A session that a reply opened has no hop
+/// yet, and its client's first packet may come by any port, as that of a new flow.
 fn may_request(
     context: &WorkerContext,
     snapshot: &Snapshot,
@@ -84,7 +85,8 @@ fn may_request(
     stored: &Stored,
 ) -> bool {
     let is_same = stored.hop().port == wire && stored.tags().is_same_vlan(tags);
-    is_same || !faces_servers(context, snapshot, (wire, tags))
+    let is_unknown = stored.hop().port == PortId::KERNEL;
+    is_same || is_unknown || !faces_servers(context, snapshot, (wire, tags))
 }
 
 /// Whether a port or VLAN faces servers: by its config, else because a backend is reached by it. A VLAN that

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no file here is imported by one that it imports.
 
+mod adopt;
 mod announce;
 mod batch;
 mod classify;

@@ -1,7 +1,8 @@
-//! A TCP or UDP packet of no session: of a new flow, to a VIP's unserved port, or not ours.
+//! A TCP or UDP packet of no session: of a new flow, to a VIP's unserved port, a reply that opens a session,
+//! or not ours.
 
 use super::flow::{is_martian, tuple_of};
-use super::{Arrived, Verdict, WorkerContext, direct};
+use super::{Arrived, Verdict, WorkerContext, adopt, direct};
 use crate::session::FlowHash;
 use crate::{DropReason, FrameBuf, Now, Snapshot};
 
@@ -19,8 +20,11 @@ pub(crate) fn verdict<F: FrameBuf>(
     };
     match snapshot.service_at(tuple.destination, tuple.destination_port, tuple.protocol) {
         None if !snapshot.is_vip(packet.destination) => {
-            // It bypasses the services.
-            direct::pass(context, snapshot, arrived, now)
+            match adopt::session(context, snapshot, &arrived, &tuple, hash, now) {
+                Some(verdict) => verdict,
+                // It bypasses the services.
+                None => direct::pass(context, snapshot, arrived, now),
+            }
         }
         // A reply to a VIP would come back here.
         _ if is_martian(snapshot, packet) => Verdict::Drop(DropReason::Martian),

@@ -69,6 +69,48 @@ pub(crate) fn open_session(
     }
 }
 
+/// Opens the session that a reply belongs to, and returns it as the reply's. If its client's flow has another
+/// session, the reply is dropped.
+pub(super) fn open_by_reply(
+    snapshot: &Snapshot,
+    backend: &Backend,
+    session: Session,
+    reply: &Tuple,
+    context: &mut WorkerContext,
+    now: Now,
+) -> Result<Verdict, DropReason> {
+    let tuple = Tuple {
+        source: session.client,
+        source_port: session.client_port,
+        destination: backend.vip,
+        destination_port: session.service_port,
+        protocol: session.protocol,
+    };
+    let hash = context.shared.sessions.hash(&tuple);
+    let mut opening = Opening {
+        snapshot,
+        backend,
+        hash,
+        tuple,
+        session,
+        has_evicted: false,
+        context,
+        now,
+    };
+    let (at, found) = match opening.attempt(SourceId::CLIENT, session.source_port)? {
+        Attempt::Opened(Verdict::Session(at, found, _)) | Attempt::Taken(at, found) => (at, found),
+        Attempt::Opened(other) => return Ok(other),
+    };
+    // An earlier packet of the batch may have opened it.
+    let is_its = snapshot
+        .backend(found.backend)
+        .is_some_and(|backend| is_reply(&(&found).into(), backend, snapshot, reply));
+    match is_its {
+        true => Ok(Verdict::Session(at, found, Direction::Reply)),
+        false => Err(DropReason::TupleClash),
+    }
+}
+
 /// A session being opened.
 struct Opening<'a> {
     snapshot: &'a Snapshot,

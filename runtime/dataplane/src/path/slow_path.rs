@@ -72,6 +72,7 @@ pub(crate) fn resolve<F: FrameBuf>(
             session_check::end(context, ending, snapshot, arrived, session, now)
         }
         Stop::FirstFragment => Verdict::Session(found.at, found.stored.session(), found.direction),
+        Stop::ToKernel => Verdict::PassToKernel,
         Stop::Fragment(port, mtu) => Verdict::ForwardFragmented(port, mtu),
         Stop::Drop(reason) => Verdict::Drop(reason),
         Stop::Undeliverable(why) => {

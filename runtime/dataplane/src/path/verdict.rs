@@ -48,6 +48,8 @@ pub(crate) enum Stop {
     FirstFragment,
     /// It cannot be forwarded, and its sender may be told.
     Undeliverable(Undeliverable),
+    /// It is rewritten, and the kernel knows its next hop.
+    ToKernel,
     /// It is rewritten for this port, but larger than this MTU in bytes, and may be fragmented.
     Fragment(PortId, u16),
 }

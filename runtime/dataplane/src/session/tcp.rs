@@ -68,6 +68,14 @@ impl TcpState {
         Self(start).after(Direction::Forward, flags, false)
     }
 
+    /// The state after the server's packet that opens the session ([`crate::Service::adopts_replies`]): no
+    /// client's packet was seen, so the connection is older than the session.
+    #[inline]
+    #[must_use]
+    pub const fn adopted(flags: TcpFlags) -> Self {
+        Self(MID_STREAM).after(Direction::Reply, flags, false)
+    }
+
     /// The state after a further packet that proves all it can. If this changes nothing, the packet does
     /// not.
     #[inline]

@@ -11,6 +11,7 @@
     reason = "the tests' own locks are not on the packet's way"
 )]
 
+mod adopt;
 mod direct;
 mod floods;
 mod fragment_bounds;

@@ -156,6 +156,7 @@ pub(crate) struct Settings {
     pub(crate) sessions_max: u32,
     pub(crate) workers: usize,
     pub(crate) mid_stream: MidStream,
+    pub(crate) adopts_replies: bool,
     pub(crate) no_backend: NoBackend,
     /// The most sessions of each service.
     pub(crate) service_sessions_max: Option<u32>,
@@ -203,6 +204,7 @@ impl Default for Settings {
             sessions_max: 1024,
             workers: 1,
             mid_stream: MidStream::Pick,
+            adopts_replies: false,
             no_backend: NoBackend::Drop,
             service_sessions_max: None,
             source_limit: None,
@@ -273,6 +275,7 @@ impl Settings {
                     .map(BackendId)
                     .collect(),
                 mid_stream: self.mid_stream,
+                adopts_replies: self.adopts_replies,
                 no_backend: self.no_backend,
                 sessions_max: self.service_sessions_max,
                 timeouts: self.timeouts,

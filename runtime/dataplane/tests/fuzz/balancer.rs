@@ -79,6 +79,7 @@ fn snapshot() -> Snapshot {
                 policy: 0,
                 backends: [BackendId(2 * id), BackendId(2 * id + 1)].into(),
                 mid_stream: [MidStream::Pick, MidStream::Drop][n % 2],
+                adopts_replies: false,
                 no_backend: NoBackend::Reject,
                 sessions_max: None,
                 timeouts: Timeouts::default(),

@@ -141,6 +141,7 @@ pub(crate) fn snapshot(backends: u32) -> Snapshot {
         policy: 0,
         backends: (0..backends).map(BackendId).collect(),
         mid_stream: MidStream::Pick,
+        adopts_replies: false,
         no_backend: NoBackend::Drop,
         sessions_max: None,
         timeouts: Timeouts::default(),

@@ -347,6 +347,7 @@ impl<'a> Trace<'a> {
             policy: 0,
             backends: self.records.iter().map(|r| BackendId(r.id)).collect(),
             mid_stream: MidStream::Pick,
+            adopts_replies: false,
             no_backend: NoBackend::Drop,
             sessions_max: None,
             timeouts: Timeouts::default(),

@@ -214,6 +214,7 @@ fn service() -> Service {
         policy: 0,
         backends: [0, 1].map(BackendId).into(),
         mid_stream: MidStream::Pick,
+        adopts_replies: false,
         no_backend: NoBackend::Drop,
         sessions_max: None,
         timeouts: TIMEOUTS,

@@ -218,6 +218,7 @@ impl Config {
                 policy: 0,
                 backends: Box::default(),
                 mid_stream: config.mid_stream,
+                adopts_replies: false,
                 no_backend: config.no_backend,
                 sessions_max: None,
                 timeouts: self.timeouts,

@@ -58,6 +58,7 @@ mod tests {
                 [BackendId(0)].into()
             },
             mid_stream: MidStream::Pick,
+            adopts_replies: false,
             no_backend: NoBackend::Drop,
             sessions_max: None,
             timeouts: Timeouts::default(),

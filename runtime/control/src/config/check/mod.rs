@@ -3,6 +3,7 @@
 //! Invariant: these checks use the config alone. What depends on the system (does the interface
 //! exist, is there a route to the backend) is checked elsewhere, with [`Config::error_at`].
 
+mod adopt_replies;
 mod service;
 mod source_nat;
 
@@ -17,8 +18,8 @@ use super::model::service::Service;
 use super::model::{Config, Mode, ReturnPath};
 use super::problem::{Problems, Span};
 
-/// Number of ports that a port's id can count.
-const PORTS_MAX: usize = 256;
+/// Number of ports that a port's id can count; two of its values mean no port.
+const PORTS_MAX: usize = 254;
 
 /// The place of the first use of each value.
 struct First<K>(HashMap<K, Span>);
@@ -48,6 +49,7 @@ pub(super) fn check(config: &Config, problems: &mut Problems) {
     names_and_vips(config, problems);
     ranges(config, problems);
     source_nat::check(config, problems);
+    adopt_replies::check(config, problems);
     let mut vips: HashMap<Address, Span> = HashMap::new();
     for service in &config.services {
         vips.entry(service.vip.value).or_insert(service.vip.span);

@@ -26,6 +26,8 @@ pub struct Service {
     pub policy_config: Located<Arc<str>>,
     /// What to do with a TCP packet of an unknown connection that does not open one.
     pub mid_stream: MidStream,
+    /// Whether a server's reply without a session opens one; where the key is, if so.
+    pub adopt_replies: Option<Span>,
     /// Which sessions get a source address; `None`: the key is absent.
     pub source_nat: Option<Located<SourceUse>>,
     /// Its share of the session table; `None`: all of it.

@@ -58,6 +58,7 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Result<Service, Se
         let text = "`mid_stream` has no effect on UDP, which has no connections; remove it";
         problems.warn(mid_stream.span, text);
     }
+    let adopt_replies = table.boolean(&schema::ADOPT_REPLIES, problems);
     let source_nat = table.choice(&schema::SERVICE_SOURCE_NAT, &SOURCE_USE, problems);
     let sessions_max = table.integer(&schema::SERVICE_SESSIONS_MAX, 1..=1 << 27, problems);
     let timeouts = timeouts(table, protocol.map(|p| p.value), problems);
@@ -85,6 +86,9 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Result<Service, Se
         }),
         policy_config,
         mid_stream: or_default(mid_stream),
+        adopt_replies: adopt_replies
+            .filter(|adopt| adopt.value)
+            .map(|adopt| adopt.span),
         source_nat,
         sessions_max: sessions_max.map(|max| max.value),
         signals,

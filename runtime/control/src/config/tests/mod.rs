@@ -195,6 +195,37 @@ fn each_mistake_is_reported_with_place_and_remedy() {
 }
 
 #[test]
+fn an_adopted_reply_names_its_session() {
+    let adopting = BASE.replacen(
+        "protocol = \"tcp\"",
+        "protocol = \"tcp\"\nadopt_replies = true",
+        1,
+    );
+    assert_eq!(problems(&adopting), [""; 0]);
+    let service = BASE.split_once("[[service]]").unwrap().1;
+    let other =
+        service
+            .replacen("\"web\"", "\"other\"", 1)
+            .replacen("port = 80\n", "port = 81\n", 1);
+    let found = problems(&format!("{adopting}[[service]]{other}"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let expected = "11:11: 10.2.0.11 serves \"other\" at the same port";
+    assert!(found[0].starts_with(expected), "{found:#?}");
+    let elsewhere = other.replacen("port = 8080", "port = 8081", 1);
+    assert_eq!(
+        problems(&format!("{adopting}[[service]]{elsewhere}")),
+        [""; 0]
+    );
+    let hidden = adopting.replacen("adopt_", "source_nat = \"always\"\nadopt_", 1);
+    let found = problems(&hidden);
+    let refused = "9:17: with `source_nat = \"always\"`";
+    assert!(
+        found.iter().any(|problem| problem.starts_with(refused)),
+        "{found:#?}"
+    );
+}
+
+#[test]
 fn a_duplicate_names_the_line_of_the_first() {
     let service = BASE.split_once("[[service]]").unwrap().1;
     let twice = format!("{BASE}[[service]]{service}");

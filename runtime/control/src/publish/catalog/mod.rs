@@ -203,6 +203,7 @@ impl Catalog {
                 .unwrap_or_default(),
             backends: Box::default(),
             mid_stream: entry.mid_stream,
+            adopts_replies: entry.adopt_replies.is_some(),
             no_backend: match entry.health.all_down {
                 AllDown::Reject => NoBackend::Reject,
                 AllDown::Drop => NoBackend::Drop,
