@@ -108,6 +108,12 @@ impl<'a> Waxwing<'a> {
     }
 
     fn run(&mut self) -> Result<()> {
+        self.process = Some(self.spawn_command("run")?);
+        Ok(())
+    }
+
+    /// Starts the program with this command and the config.
+    fn spawn_command(&self, command_name: &str) -> Result<Process> {
         let script = every_user_may_open_tun(self.topology);
         let prefix: &[&str] = match &self.user {
             Some(_) => &["unshare", "--mount", "sh", "-c", &script],
@@ -116,12 +122,54 @@ impl<'a> Waxwing<'a> {
         let wrapper = self.wrapper.iter().map(String::as_str);
         let wrapper: Vec<&str> = prefix.iter().copied().chain(wrapper).collect();
         let mut command = self.topology.balancer_command(&wrapper)?;
-        command.args(["run", "--config"]).arg(&self.config);
+        command.args([command_name, "--config"]).arg(&self.config);
         if let Some(user) = &self.user {
             command.args(["--user", user]);
         }
-        self.process = Some(Process::spawn("waxwing", &command)?);
-        Ok(())
+        Process::spawn("waxwing", &command)
+    }
+
+    /// Starts a process that is to take over from the running one.
+    pub fn start_upgrade(&self) -> Result<Process> {
+        self.spawn_command("upgrade")
+    }
+
+    /// Has another process take over, and waits until the old one has ended. Returns both logs, the old one's
+    /// first.
+    ///
+    /// # Errors
+    /// The new one does not serve, or the old one fails.
+    pub fn upgrade(&mut self) -> Result<[String; 2]> {
+        let mut new = self.start_upgrade()?;
+        let deadline = Instant::now() + TIMEOUT;
+        while !new.stderr().contains("serving after") {
+            if let Some(status) = new.try_wait()? {
+                bail!("the new process ended ({status}): {}", new.stderr());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "it does not serve: {}",
+                new.stderr()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        let log = new.stderr();
+        let old = self
+            .process
+            .replace(new)
+            .context("the balancer is not running")?;
+        let finished = old.finish(TIMEOUT)?;
+        ensure!(
+            finished.status.success(),
+            "the old one failed: {}",
+            finished.stderr
+        );
+        Ok([finished.stderr, log])
+    }
+
+    /// Exchanges the running process for another one, which it returns.
+    pub fn replace(&mut self, process: Process) -> Option<Process> {
+        self.process.replace(process)
     }
 
     /// Restarts the balancer after [`Waxwing::kill`], and returns the time until it serves.

@@ -1,15 +1,20 @@
 //! The attached ports, shared between steering and status.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use waxwing_control::admin::report::{AttachedPorts, Followed};
+use waxwing_control::admin::ports::{AttachedPorts, Followed, GivenPorts};
 use waxwing_control::admin::status::{PortStatus, QueueStatus};
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_xdp::{Attached, Changes, PortReport, Statistics};
+use waxwing_xdp::{
+    Attached, Changes, Handover, PortLinks, PortReport, Statistics, WorkerSockets, XdpError,
+};
 
+use crate::priority::{lower_priority, raise_priority};
 use crate::run::log_port;
+use crate::upgrade;
 use crate::workers::Gate;
 
 /// The attached ports, shared between the control plane's steering and its status.
@@ -40,6 +45,19 @@ impl SharedAttached {
                 "{error}; until the next start, replies of live sessions pass unchanged"
             );
         }
+    }
+
+    /// See [`Attached::take`].
+    pub(crate) fn take(&self, given: Vec<Handover>) -> Result<Vec<WorkerSockets>, XdpError> {
+        self.lock().take(given)
+    }
+
+    /// See [`Attached::take_links`].
+    pub(crate) fn take_links(&self, links: Vec<PortLinks>) -> Result<(), XdpError> {
+        let mut attached = self.lock();
+        attached.take_links(links)?;
+        attached.reports().iter().for_each(log_port);
+        Ok(())
     }
 
     /// See [`Attached::release`].
@@ -93,6 +111,30 @@ impl AttachedPorts for SharedAttached {
 
     fn mtu_max(&self) -> u32 {
         self.lock().mtu_max()
+    }
+
+    fn layout(&self) -> Vec<(String, String)> {
+        self.lock().layout()
+    }
+
+    fn give(&self) -> io::Result<GivenPorts> {
+        raise_priority();
+        let attached = self.lock();
+        let workers = self.workers.get().ok_or(io::ErrorKind::NotConnected)?;
+        let links = attached.links()?;
+        upgrade::given(workers.hand_over(), links)
+    }
+
+    fn take_back(&self) -> Result<(), String> {
+        lower_priority();
+        let mut attached = self.lock();
+        let Some(workers) = self.workers.get() else {
+            return Ok(());
+        };
+        let sockets = attached.bind_again();
+        let error = sockets.as_ref().err().map(ToString::to_string);
+        workers.open(sockets.ok());
+        error.map_or(Ok(()), Err)
     }
 
     fn follow(&self) -> Followed {

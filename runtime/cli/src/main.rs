@@ -19,6 +19,7 @@ mod render;
 mod run;
 mod service_manager;
 mod shipped;
+mod upgrade;
 mod workers;
 
 use std::io::Write as _;
@@ -51,6 +52,17 @@ enum Command {
         config: PathBuf,
         /// The user to run as after the start, which needs root. It must be able to read the config, the
         /// modules and certificates.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+    },
+    /// Takes over from the running balancer, with this program and config, and balances on: no connection is
+    /// lost. If anything is wrong, the running one goes on.
+    Upgrade {
+        /// The config file. The ports, `workers`, `rings`, `poll` and `zero_copy` must be those of the
+        /// running balancer, and the admin socket too.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// As of `run`; the same user.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
     },
@@ -192,7 +204,12 @@ enum BackendCommand {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config, user } => return run::run(&config, user.as_deref()),
+        Command::Run { config, user } => {
+            return run::run(&config, user.as_deref(), run::Start::Fresh);
+        }
+        Command::Upgrade { config, user } => {
+            return run::run(&config, user.as_deref(), run::Start::Upgrade);
+        }
         Command::Check { config } => run::check(&config),
         Command::Status { admin, json, only } => {
             return exit(query::status(&admin.socket, json, only.services.as_deref()));

@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use waxwing_control::config::Config;
 
 use crate::folders::{cache_folder, state_folder};
-use crate::priority::WORKER_NICE;
+use crate::priority::{WORKER_NICE, allow_raising};
 
 /// The capabilities that a running balancer uses. AF_XDP sockets need `NET_RAW`, each time that a port or a
 /// queue comes back, and their frames `IPC_LOCK`. Attaching the XDP program, its map of sockets, the TAP
@@ -41,6 +41,7 @@ const CAPABILITIES_MAX: u32 = 64;
 pub(crate) fn give_up(config: &Path, user: Option<&str>) -> Result<()> {
     // The workers' priority, which needs a right; the other threads lower theirs. A failure is logged there.
     let _ = rustix::process::setpriority_process(None, WORKER_NICE);
+    allow_raising();
     if let Some(name) = user {
         let found = User::from_name(name).with_context(|| format!("cannot look up user {name}"))?;
         let user = found.with_context(|| {

@@ -20,14 +20,15 @@ use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight;
 use waxwing_control::restart::KeptState;
+use waxwing_control::restart::upgrade::{Predecessor, UpgradeError};
 use waxwing_control::run::{Control, ControlSetup, Signals};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
-use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, Now, SourceRates};
+use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 use waxwing_plugin::{CodeCache, CompileLimits, CompileService, Compiler};
-use waxwing_xdp::{Options, PollMode, PortOptions, PortReport};
+use waxwing_xdp::{Options, PollMode, PortOptions, PortReport, WorkerSockets};
 
 use crate::attached::SharedAttached;
 use crate::folders::{cache_folder, state_folder};
@@ -35,8 +36,8 @@ use crate::log::Log;
 use crate::priority::lower_priority;
 use crate::query::print;
 use crate::service_manager::ServiceManager;
-use crate::workers::{Launch, WorkerThreads};
-use crate::{calls, privileges, shipped};
+use crate::workers::{Gate, Launch, WorkerThreads};
+use crate::{calls, privileges, shipped, upgrade};
 
 /// The threads for work that blocks: a change of the control loop, a compilation, the sessions of a gateway
 /// that moved, and one to spare.
@@ -97,16 +98,25 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     ))
 }
 
-/// `waxwing run`.
-pub(crate) fn run(path: &Path, user: Option<&str>) -> ExitCode {
-    let (log, compiling, metrics) = match prepare(path, user) {
+/// How the balancer starts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// On ports that no one has attached.
+    Fresh,
+    /// On those of a running balancer.
+    Upgrade,
+}
+
+/// `waxwing run` and `waxwing upgrade`.
+pub(crate) fn run(path: &Path, user: Option<&str>, start: Start) -> ExitCode {
+    let (log, compiling, metrics) = match prepare(path, user, start) {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = writeln!(io::stderr(), "{error:#}");
             return ExitCode::FAILURE;
         }
     };
-    let outcome = serve(path, &log, compiling, metrics);
+    let outcome = serve(path, &log, compiling, (metrics, start));
     if let Err(error) = &outcome {
         log.put(&format!("{error:#}\n"));
     }
@@ -122,12 +132,17 @@ pub(crate) fn run(path: &Path, user: Option<&str>) -> ExitCode {
 fn prepare(
     path: &Path,
     user: Option<&str>,
+    start: Start,
 ) -> Result<(Log, CompileService, Option<MetricsListener>)> {
     let compiling = compile_service()?;
     // The config's errors are reported when it is checked.
     let reading = Config::read_file(path).ok();
     let listen = reading.and_then(|reading| reading.config().metrics);
-    let metrics = listen.map(MetricsListener::bind).transpose()?;
+    let metrics = match start {
+        Start::Fresh => listen.map(MetricsListener::bind).transpose()?,
+        // The running process listens there until it ends.
+        Start::Upgrade => listen.map(MetricsListener::later),
+    };
     privileges::give_up(path, user)?;
     let log = Log::init().context("cannot start the thread of the log")?;
     Ok((log, compiling, metrics))
@@ -138,7 +153,7 @@ fn serve(
     path: &Path,
     log: &Log,
     compiling: CompileService,
-    metrics: Option<MetricsListener>,
+    (mut metrics, start): (Option<MetricsListener>, Start),
 ) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
@@ -149,13 +164,19 @@ fn serve(
         .context("cannot handle signals")?;
     tracing::info!("waxwing {} starts", crate::VERSION);
     let manager = Arc::new(ServiceManager::from_environment()?);
+    let modules = ModuleOptions {
+        state: Some(state_folder()),
+        start_within: Some(COMPILE_AT_START_MAX),
+        ..modules(compiling)
+    };
+    let parts = (&modules, &mut metrics, &manager);
     let begun = runtime.block_on(async {
         tokio::select! {
-            begun = begin(path, log, (compiling, metrics), &manager, started) => begun.map(Some),
+            begun = begin_or_follow(path, log, parts, (start, started)) => begun.map(Some),
             () = signals.end() => Ok(None),
         }
     });
-    let Some((control, workers, attached, zero)) = begun? else {
+    let Some((control, workers, attached)) = begun? else {
         tracing::info!("ended by a signal before it served");
         // Does not wait for a compilation in progress.
         runtime.shutdown_background();
@@ -176,7 +197,7 @@ fn serve(
     manager.stopping();
     let ended = workers.join();
     if let Ok(stopped) = &outcome
-        && stopped.keep(state_folder(), Now::from_start(zero.elapsed())) > 0
+        && stopped.keep(state_folder()) > 0
     {
         attached.hold(RESTART_MAX);
     }
@@ -184,39 +205,68 @@ fn serve(
     ended.and(outcome.map(drop))
 }
 
-/// Checks the config, attaches to its ports and starts the workers. They forward nothing before
-/// [`Control::run`].
+/// What a start works with: modules, the port of metrics, the service manager.
+type Parts<'a> = (
+    &'a ModuleOptions,
+    &'a mut Option<MetricsListener>,
+    &'a Arc<ServiceManager>,
+);
+
+/// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place.
+async fn begin_or_follow(
+    path: &Path,
+    log: &Log,
+    (modules, metrics, manager): Parts<'_>,
+    (start, started): (Start, Instant),
+) -> Result<(Control, WorkerThreads, SharedAttached)> {
+    let parts = (modules, &mut *metrics, manager);
+    match begin(path, log, parts, (start, started)).await {
+        Err(error) if matches!(error.downcast_ref(), Some(UpgradeError::Io(_))) => {
+            tracing::warn!("{error:#}; starts in its place");
+            let parts = (modules, metrics, manager);
+            begin(path, log, parts, (Start::Fresh, started)).await
+        }
+        begun => begun,
+    }
+}
+
+/// Checks the config, attaches to its ports or takes them over, and starts the workers.
 async fn begin(
     path: &Path,
     log: &Log,
-    (compiling, metrics): (CompileService, Option<MetricsListener>),
-    manager: &Arc<ServiceManager>,
-    started: Instant,
-) -> Result<(Control, WorkerThreads, SharedAttached, Instant)> {
-    let modules = ModuleOptions {
-        state: Some(state_folder()),
-        start_within: Some(COMPILE_AT_START_MAX),
-        ..modules(compiling)
-    };
-    let checked = preflight::load(path, modules).await?;
+    (modules, metrics, manager): Parts<'_>,
+    (start, started): (Start, Instant),
+) -> Result<(Control, WorkerThreads, SharedAttached)> {
+    let checked = preflight::load(path, modules.clone()).await?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
 
     let config = &checked.config;
-    let (attached, worker_parts) = waxwing_xdp::attach(&ports(config), &options(config))?;
-    attached.reports().iter().for_each(log_port);
-    let frame_len_max = attached.frame_len_max();
+    let (ports, options) = (ports(config), options(config));
+    let (attached, sockets, kept) = match start {
+        Start::Fresh => {
+            let (attached, sockets) = waxwing_xdp::attach(&ports, &options)?;
+            attached.reports().iter().for_each(log_port);
+            let kept = KeptState::read(config, state_folder());
+            (attached, Sockets::Own(sockets), kept)
+        }
+        Start::Upgrade => {
+            let attached = waxwing_xdp::prepare(&ports, &options)?;
+            let (admin, layout) = (&config.admin.socket.value, attached.layout());
+            let (running, kept) = Predecessor::greet(admin, layout, config.sessions_max)?;
+            (attached, Sockets::Of(running), Some(kept))
+        }
+    };
+    let (workers, frame_len_max) = (attached.workers(), attached.frame_len_max());
     let attached = SharedAttached::new(attached);
 
-    let shared = shared(config, worker_parts.len(), frame_len_max)?;
-    let counters: Vec<_> = worker_parts
-        .iter()
+    let shared = shared(config, workers, frame_len_max)?;
+    let counters: Vec<_> = (0..workers)
         .map(|_| {
             Arc::new(WorkerCounters::new(config.backends_max).with_services(config.services_max))
         })
         .collect();
-    let kept = KeptState::read(config, state_folder());
     let zero = kept
         .as_ref()
         .map_or(started, |kept| kept.clock_zero(started));
@@ -230,17 +280,60 @@ async fn begin(
         ports: Box::new(attached.clone()),
         log: log.state(),
         on_reload: Box::new(move |step| manager.reload(step)),
-        metrics,
+        metrics: metrics.take(),
         started,
         clock_zero: zero,
         kept,
+        is_upgrade: start == Start::Upgrade,
     };
-    let (control, channels) = Control::prepare(setup).await?;
+    let (mut control, channels) = Control::prepare(setup).await?;
     calls::filter_control()?;
-    let workers = launch.start(worker_parts, channels)?;
+    let workers = launch.start(channels)?;
     attached.set_workers(workers.gate());
+    match sockets {
+        Sockets::Own(sockets) => workers.gate().open(Some(sockets)),
+        Sockets::Of(running) => {
+            control.steer().await?;
+            take_over(&running, &control, (&attached, &options), &workers.gate())?;
+        }
+    }
     lower_priority();
-    Ok((control, workers, attached, zero))
+    Ok((control, workers, attached))
+}
+
+/// Where the workers' sockets come from.
+enum Sockets {
+    Own(Vec<WorkerSockets>),
+    Of(Predecessor),
+}
+
+/// Takes over from the running process. No packet is served from here until the workers have their sockets.
+fn take_over(
+    running: &Predecessor,
+    control: &Control,
+    (attached, options): (&SharedAttached, &Options),
+    workers: &Gate,
+) -> Result<()> {
+    let begun = Instant::now();
+    let (changes, given) = running.take()?;
+    let given_at = begun.elapsed();
+    let (given, links) = upgrade::taken(given, options)?;
+    let sockets = attached.take(given)?;
+    let taken_at = begun.elapsed();
+    control.change_sessions(&changes);
+    workers.open(Some(sockets));
+    let served_at = begun.elapsed();
+    tracing::info!(
+        "took over within {} us: given after {}, taken after {}",
+        served_at.as_micros(),
+        given_at.as_micros(),
+        taken_at.as_micros()
+    );
+    attached.take_links(links)?;
+    if let Err(error) = running.serves() {
+        tracing::warn!("{error}; this process serves");
+    }
+    Ok(())
 }
 
 /// Raises the limit of open files to its maximum: each running health check has a connection.

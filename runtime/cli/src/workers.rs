@@ -14,7 +14,7 @@ use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{Epoch, Now};
-use waxwing_xdp::{WorkerSockets, XdpIo};
+use waxwing_xdp::{Handover, WorkerSockets, XdpIo};
 
 use crate::calls;
 use crate::priority::WORKER_NICE;
@@ -52,15 +52,13 @@ impl Launch {
         }
     }
 
-    pub(crate) fn start(
-        self,
-        parts: Vec<WorkerSockets>,
-        channels: Vec<WorkerChannels>,
-    ) -> Result<WorkerThreads> {
+    /// Starts the workers, which wait for their sockets ([`Gate::open`]).
+    pub(crate) fn start(self, channels: Vec<WorkerChannels>) -> Result<WorkerThreads> {
         let (mut threads, mut turns) = (Vec::new(), Vec::new());
         let mut gate = Gate::default();
-        let count = parts.len();
-        for ((number, parts), channels) in parts.into_iter().enumerate().zip(channels) {
+        gate.interrupt.store(true, Ordering::Relaxed);
+        let count = channels.len();
+        for (number, channels) in channels.into_iter().enumerate() {
             let WorkerChannels {
                 epoch,
                 mailbox,
@@ -83,7 +81,7 @@ impl Launch {
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     prepare_thread(number, cpu);
-                    work(parts, setup, epoch, (zero, &turn), &gated)
+                    work(setup, epoch, (zero, &turn), &gated)
                 })
                 .context("cannot start a worker's thread")?;
             threads.push(thread);
@@ -114,14 +112,13 @@ fn prepare_thread(number: usize, cpu: Option<usize>) {
 
 /// Runs a worker until it is told to stop. Returns whether it gave all its frames back.
 fn work(
-    parts: WorkerSockets,
     setup: WorkerSetup,
     epoch: Epoch,
     (zero, turn): (Instant, &LastTurn),
     gated: &Gated,
 ) -> bool {
     let number = setup.number;
-    let mut worker = Worker::new(parts.into_io(), setup, epoch);
+    let mut worker = Worker::new(XdpIo::closed(), setup, epoch);
     let mut all_back = true;
     let clock = || {
         let now = Now::from_start(zero.elapsed());
@@ -129,7 +126,6 @@ fn work(
         now
     };
     loop {
-        worker.run(clock, &gated.interrupt);
         match gated.commands.recv() {
             Ok(Command::Close) => {
                 let account = worker.io().account();
@@ -137,12 +133,18 @@ fn work(
                 tracing::debug!(?account, "worker {number} closes its sockets");
                 worker.replace_io(XdpIo::closed());
             }
+            Ok(Command::HandOver) => {
+                all_back &= worker.io().account().is_balanced();
+                let io = std::mem::replace(worker.io(), XdpIo::closed());
+                let _ = gated.given.send(io.hand_over());
+            }
             Ok(Command::Open(sockets)) => worker.replace_io(sockets.into_io()),
             Ok(Command::Continue) => {}
             Ok(Command::Stop) | Err(_) => break,
         }
         // Nobody waits for it at the end.
         let _ = gated.done.send(());
+        worker.run(clock, &gated.interrupt);
     }
     let account = worker.into_io().account();
     all_back &= account.is_balanced();
@@ -165,6 +167,8 @@ struct LastTurn(AtomicU64);
 enum Command {
     /// Drop the sockets.
     Close,
+    /// Give the sockets up for another process.
+    HandOver,
     /// Serve these sockets.
     Open(WorkerSockets),
     /// Go on without sockets.
@@ -177,6 +181,7 @@ enum Command {
 pub(crate) struct Gate {
     interrupt: Arc<AtomicBool>,
     workers: Vec<(Sender<Command>, Receiver<()>)>,
+    given: Vec<Receiver<Option<Handover>>>,
 }
 
 /// A worker's end of the gate.
@@ -184,6 +189,7 @@ struct Gated {
     interrupt: Arc<AtomicBool>,
     commands: Receiver<Command>,
     done: Sender<()>,
+    given: Sender<Option<Handover>>,
 }
 
 impl Gate {
@@ -191,10 +197,13 @@ impl Gate {
         let (tell, commands) = unbounded();
         let (done, wait) = unbounded();
         self.workers.push((tell, wait));
+        let (given, take) = unbounded();
+        self.given.push(take);
         Gated {
             interrupt: Arc::clone(&self.interrupt),
             commands,
             done,
+            given,
         }
     }
 
@@ -202,6 +211,15 @@ impl Gate {
     pub(crate) fn close(&self) {
         self.interrupt.store(true, Ordering::Relaxed);
         self.tell(|| Command::Close);
+    }
+
+    /// Has every worker give its sockets up between two batches. Returns what another process needs of each;
+    /// `None` for one that has no sockets. The workers stay interrupted.
+    pub(crate) fn hand_over(&self) -> Vec<Option<Handover>> {
+        self.interrupt.store(true, Ordering::Relaxed);
+        self.tell(|| Command::HandOver);
+        let given = self.given.iter();
+        given.map(|it| it.try_recv().ok().flatten()).collect()
     }
 
     /// Has the workers go on with new sockets, or without any.

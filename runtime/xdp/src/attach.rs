@@ -31,26 +31,26 @@ use crate::{Buffers, Interface, Options, PortOptions, XdpError};
 /// Dropping it detaches the program from every port. Drop it after the workers have dropped their
 /// [`crate::XdpIo`]s.
 pub struct Attached {
-    program: Program,
-    options: Options,
-    buffers: Buffers,
+    pub(crate) program: Program,
+    pub(crate) options: Options,
+    pub(crate) buffers: Buffers,
     /// The number of workers, fixed at start.
-    workers: usize,
-    reports: Vec<PortReport>,
-    counts: Vec<(PortId, u32, Counts)>,
+    pub(crate) workers: usize,
+    pub(crate) reports: Vec<PortReport>,
+    pub(crate) counts: Vec<(PortId, u32, Counts)>,
     /// The filters in effect, by port id.
-    filters: Vec<MacFilter>,
+    pub(crate) filters: Vec<MacFilter>,
     /// The MAC addresses of the last rules, by port id. Rules may be older than an interface that was made
     /// again, so only a change of them is news.
-    ruled_macs: Vec<Mac>,
-    memberships: Memberships,
-    tap: Option<Tap>,
+    pub(crate) ruled_macs: Vec<Mac>,
+    pub(crate) memberships: Memberships,
+    pub(crate) tap: Option<Tap>,
     /// By port id.
-    offloads: Vec<OffloadWatch>,
+    pub(crate) offloads: Vec<OffloadWatch>,
     /// Whether the queues have sockets; not after a failed [`Attached::bind_again`].
-    is_bound: bool,
+    pub(crate) is_bound: bool,
     /// Restored on drop.
-    device_settings: Vec<DeviceSetting>,
+    pub(crate) device_settings: Vec<DeviceSetting>,
 }
 
 /// How a port was attached.
@@ -109,13 +109,30 @@ pub fn attach(
     ports: &[PortOptions],
     options: &Options,
 ) -> Result<(Attached, Vec<WorkerSockets>), XdpError> {
+    let (mut attached, interfaces) = load(ports, options)?;
+    // The program first: it detects an interface in use before anything there changes.
+    for (port, interface) in (0..).map(PortId).zip(&interfaces) {
+        attached.attach_program(port, interface)?;
+    }
+    if let Some(name) = &options.kernel_path {
+        attached.tap = Some(Tap::create(name, attached.workers, &interfaces[0].name)?);
+    }
+    let sockets = attached.bind(&interfaces)?;
+    Ok((attached, sockets))
+}
+
+/// Loads the program, and attaches nothing.
+pub(crate) fn load(
+    ports: &[PortOptions],
+    options: &Options,
+) -> Result<(Attached, Vec<Interface>), XdpError> {
     options.check()?;
     let names = ports.iter().map(|port| &*port.interface);
     let interfaces = find_interfaces(names, options)?;
     let buffers = buffers_for(&interfaces, options);
     let ports_count = u32::try_from(interfaces.len()).unwrap_or(u32::MAX);
     let workers = queues::workers(&interfaces);
-    let mut attached = Attached {
+    let attached = Attached {
         program: Program::load(options, buffers, ports_count)?,
         options: options.clone(),
         buffers,
@@ -130,15 +147,7 @@ pub fn attach(
         is_bound: false,
         device_settings: Vec::new(),
     };
-    // The program first: it detects an interface in use before anything there changes.
-    for (port, interface) in (0..).map(PortId).zip(&interfaces) {
-        attached.attach_program(port, interface)?;
-    }
-    if let Some(name) = &options.kernel_path {
-        attached.tap = Some(Tap::create(name, workers, &interfaces[0].name)?);
-    }
-    let sockets = attached.bind(&interfaces)?;
-    Ok((attached, sockets))
+    Ok((attached, interfaces))
 }
 
 /// Returns the report of an interface before it is attached.
@@ -247,7 +256,7 @@ impl Attached {
     fn attach_new(&mut self, port: PortId, now: &Interface) -> Result<(), XdpError> {
         self.is_bound = false;
         let then = self.reports[port.index()].interface.index;
-        self.program.remove_port(port, then)?;
+        self.program.remove_port(port, then);
         let filter = &mut self.filters[port.index()];
         if let MacFilter::Own(mac) = filter {
             *mac = now.mac;
@@ -373,6 +382,12 @@ impl Attached {
 
     fn indices(&self) -> Vec<u32> {
         self.reports.iter().map(|r| r.interface.index).collect()
+    }
+
+    /// Returns the number of workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     /// Returns the number of frames for workers that were dropped because their queue had no socket.

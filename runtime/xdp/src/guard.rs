@@ -7,13 +7,12 @@
 //! filter that ends itself.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
-use aya::programs::tc::{
-    self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcError,
-};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcError};
 use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::sys::SyscallError;
 use aya::util::KernelVersion;
@@ -21,6 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use waxwing_dataplane::PortId;
 
 use crate::XdpError;
+use crate::sys::{self, AttachPoint};
 
 /// The program's name in the object.
 const NAME: &str = "waxwing_guard";
@@ -31,7 +31,7 @@ const LINKS_MIN: KernelVersion = KernelVersion::new(6, 6, 0);
 
 pub(crate) struct Guard {
     /// By port; none on an older kernel.
-    links: Vec<Option<SchedClassifierLinkId>>,
+    links: Vec<Option<OwnedFd>>,
     ends: Array<MapData, u64>,
 }
 
@@ -56,12 +56,36 @@ impl Guard {
         &mut self,
         ebpf: &mut Ebpf,
         port: PortId,
-        interface: &str,
-    ) -> Result<(), ProgramError> {
+        interface: u32,
+    ) -> io::Result<()> {
         if let Some(place @ None) = self.links.get_mut(port.index()) {
-            *place = Some(program(ebpf)?.attach(interface, TcAttachType::Ingress)?);
+            let program = program(ebpf).map_err(io::Error::other)?;
+            let program = program.fd().map_err(io::Error::other)?.as_fd();
+            *place = Some(sys::create_link(
+                program,
+                interface,
+                AttachPoint::TcIngress,
+            )?);
         }
         Ok(())
+    }
+
+    pub(crate) fn link(&self, port: PortId) -> Option<&OwnedFd> {
+        self.links.get(port.index())?.as_ref()
+    }
+
+    /// Takes a port's link over; [`Guard::update_links`] has it run this program.
+    pub(crate) fn take(&mut self, port: PortId, link: Option<OwnedFd>) {
+        if let Some(place) = self.links.get_mut(port.index()) {
+            *place = link;
+        }
+    }
+
+    pub(crate) fn update_links(&self, ebpf: &mut Ebpf) -> io::Result<()> {
+        let program = program(ebpf).map_err(io::Error::other)?;
+        let program = program.fd().map_err(io::Error::other)?.as_fd();
+        let mut links = self.links.iter().flatten();
+        links.try_for_each(|link| sys::update_link(link, program))
     }
 
     /// Leaves it on these interfaces for this long, whatever becomes of this process.
@@ -94,11 +118,8 @@ impl Guard {
     }
 
     /// Detaches it from a port, whose interface may be gone.
-    pub(crate) fn detach(&mut self, ebpf: &mut Ebpf, port: PortId) {
-        let link = self.links.get_mut(port.index()).and_then(Option::take);
-        if let (Some(link), Ok(program)) = (link, program(ebpf)) {
-            let _ = program.detach(link);
-        }
+    pub(crate) fn detach(&mut self, port: PortId) {
+        self.take(port, None);
     }
 
     /// Returns whether it drops a frame received on the loopback device (`BPF_PROG_TEST_RUN`); `None` for a

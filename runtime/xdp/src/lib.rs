@@ -80,7 +80,7 @@ mod umem;
 pub use attach::{Attached, Changes, PortReport, QueueReport, QueueStatistics, attach};
 pub use error::XdpError;
 pub use frame::XdpFrame;
-pub use handover::Handover;
+pub use handover::{Handover, PortLinks, prepare};
 pub use holder::Holder;
 pub use interface::Interface;
 pub use io::{FrameAccount, WorkerSockets, XdpIo};

@@ -4,22 +4,21 @@
 //! process ends in any way.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::xdp::XdpLinkId;
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use waxwing_dataplane::PortId;
 use waxwing_dataplane::steering::Rules;
 use waxwing_packet::Mac;
 
-use crate::error::system_cause;
 use crate::guard::Guard;
 use crate::options::LINK_LEN_MAX;
 use crate::rule_maps::{self, RuleMaps};
+use crate::sys::{self, AttachPoint};
 use crate::{Buffers, Holder, Interface, Options, XdpError};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waxwing.bpf.o"));
@@ -141,7 +140,7 @@ pub struct Program {
     ebpf: Ebpf,
     buffers: Buffers,
     /// By port.
-    links: Vec<Option<XdpLinkId>>,
+    links: Vec<Option<OwnedFd>>,
     guard: Guard,
     rules: RuleMaps,
     ports: HashMap<MapData, u32, PortValue>,
@@ -228,14 +227,13 @@ impl Program {
     }
 
     /// Forgets an interface that is gone, and detaches from it.
-    pub(crate) fn remove_port(&mut self, port: PortId, index: u32) -> Result<(), XdpError> {
+    pub(crate) fn remove_port(&mut self, port: PortId, index: u32) {
         // Both fail if the interface has taken them along.
         let _ = self.ports.remove(&index);
-        self.guard.detach(&mut self.ebpf, port);
-        if let Some(link) = self.links.get_mut(port.index()).and_then(Option::take) {
-            let _ = xdp(&mut self.ebpf, self.buffers)?.detach(link);
+        self.guard.detach(port);
+        if let Some(link) = self.links.get_mut(port.index()) {
+            *link = None;
         }
-        Ok(())
     }
 
     /// Stores the socket of a port's queue.
@@ -266,35 +264,30 @@ impl Program {
         port: PortId,
         interface: &Interface,
     ) -> Result<(AttachMode, Option<String>), XdpError> {
-        if let Err(error) = self.guard.attach(&mut self.ebpf, port, &interface.name) {
-            let (name, error) = (&interface.name, XdpError::program("guarding", &error));
+        if let Err(error) = self.guard.attach(&mut self.ebpf, port, interface.index) {
+            let name = &interface.name;
             tracing::warn!(
-                "interface {name}: {error}; frames that reach the kernel past the XDP program, as a veth's \
-                 while it gets more queues, are routed past NAT"
+                "interface {name}: guarding: {error}; frames that reach the kernel past the XDP program, as \
+                 a veth's while it gets more queues, are routed past NAT"
             );
         }
-        let native = self.attach_as(port, interface, XdpMode::Driver);
-        let refused = match native {
+        let refused = match self.attach_as(port, interface, AttachPoint::XdpNative) {
             Ok(()) => return Ok((AttachMode::Native, None)),
             Err(error) => error,
         };
-        let cause = system_cause(&refused).unwrap_or_else(|| io::Error::other(refused));
-        match cause.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => {
-                return Err(occupied(interface));
-            }
+        match refused.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => return Err(occupied(interface)),
             Some(libc::EPERM) => {
-                let what = format!("interface {}: attaching the XDP program", interface.name);
                 return Err(XdpError::Privilege {
-                    what,
-                    source: cause,
+                    what: format!("interface {}: attaching the XDP program", interface.name),
+                    source: refused,
                 });
             }
             _ => {}
         }
-        match self.attach_as(port, interface, XdpMode::Skb) {
-            Ok(()) => Ok((AttachMode::Generic, Some(cause.to_string()))),
-            Err(error) => match system_cause(&error).and_then(|e| e.raw_os_error()) {
+        match self.attach_as(port, interface, AttachPoint::XdpGeneric) {
+            Ok(()) => Ok((AttachMode::Generic, Some(refused.to_string()))),
+            Err(error) => match error.raw_os_error() {
                 Some(libc::EBUSY | libc::EEXIST) => Err(occupied(interface)),
                 _ => {
                     let what = format!("attaching to interface {}", interface.name);
@@ -311,18 +304,43 @@ impl Program {
             XdpError::program("replacing the XDP program", error)
         };
         let program = xdp(&mut self.ebpf, self.buffers)?;
-        let ids = self.links.iter_mut().map(Option::take);
-        let links: Vec<_> = ids
-            .map(|id| id.map(|id| program.take_link(id)).transpose())
-            .collect::<Result<_, _>>()
-            .map_err(|error| failed(&error))?;
         program.unload().map_err(|error| failed(&error))?;
         program.load().map_err(|error| failed(&error))?;
-        for (place, link) in self.links.iter_mut().zip(links) {
-            let id = link.map(|link| program.attach_to_link(link)).transpose();
-            *place = id.map_err(|error| failed(&error))?;
+        self.update_links().map_err(|error| failed(&error))
+    }
+
+    /// Has the links run this program.
+    fn update_links(&mut self) -> io::Result<()> {
+        let program = xdp(&mut self.ebpf, self.buffers).map_err(io::Error::other)?;
+        let program = program.fd().map_err(io::Error::other)?.as_fd();
+        self.links
+            .iter()
+            .flatten()
+            .try_for_each(|link| sys::update_link(link, program))
+    }
+
+    /// Returns descriptors of the links of the program and of the guard, by port: while one is open, they
+    /// stay attached.
+    pub(crate) fn links(&self) -> io::Result<Vec<[Option<OwnedFd>; 2]>> {
+        let copy = |link: Option<&OwnedFd>| link.map(OwnedFd::try_clone).transpose();
+        let ports = (0..).map(PortId).zip(&self.links);
+        ports
+            .map(|(port, link)| Ok([copy(link.as_ref())?, copy(self.guard.link(port))?]))
+            .collect()
+    }
+
+    /// Takes links over from another process, and has them run the programs of this one.
+    pub(crate) fn take_links(&mut self, links: Vec<[Option<OwnedFd>; 2]>) -> Result<(), XdpError> {
+        for (port, [link, guard]) in (0..).map(PortId).zip(links) {
+            if let Some(place) = self.links.get_mut(port.index()) {
+                *place = link;
+            }
+            self.guard.take(port, guard);
         }
-        Ok(())
+        let updated = self.guard.update_links(&mut self.ebpf);
+        updated
+            .and_then(|()| self.update_links())
+            .map_err(|error| XdpError::program("replacing the programs of the ports", &error))
     }
 
     /// Leaves the guard on these interfaces for this long, also after the end of this process.
@@ -338,13 +356,11 @@ impl Program {
         &mut self,
         port: PortId,
         interface: &Interface,
-        mode: XdpMode,
-    ) -> Result<(), ProgramError> {
-        let Some(program) = self.ebpf.program_mut(name(self.buffers)) else {
-            return Err(ProgramError::NotLoaded);
-        };
-        let program: &mut Xdp = program.try_into()?;
-        let link = program.attach_to_if_index(interface.index, mode)?;
+        at: AttachPoint,
+    ) -> io::Result<()> {
+        let program = xdp(&mut self.ebpf, self.buffers).map_err(io::Error::other)?;
+        let program = program.fd().map_err(io::Error::other)?.as_fd();
+        let link = sys::create_link(program, interface.index, at)?;
         if let Some(place) = self.links.get_mut(port.index()) {
             *place = Some(link);
         }

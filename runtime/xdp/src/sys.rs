@@ -94,6 +94,62 @@ pub(crate) fn memory_file(huge_pages: bool) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Where a program is attached, and how (`enum bpf_attach_type`, `XDP_FLAGS_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AttachPoint {
+    XdpNative,
+    XdpGeneric,
+    TcIngress,
+}
+
+/// Attaches a program to an interface by a link: it is detached when the link's last descriptor is closed.
+///
+/// # Errors
+/// `EBUSY` or `EEXIST` if another program is there; `EOPNOTSUPP` or others if the driver does not support it.
+pub(crate) fn create_link(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    at: AttachPoint,
+) -> io::Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_XDP: u32 = 37;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+    let (kind, flags) = match at {
+        AttachPoint::XdpNative => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+        AttachPoint::XdpGeneric => (BPF_XDP, XDP_FLAGS_SKB_MODE),
+        AttachPoint::TcIngress => (BPF_TCX_INGRESS, 0),
+    };
+    let program = program.as_raw_fd().cast_unsigned();
+    let fd = bpf(BPF_LINK_CREATE, [program, interface, kind, flags])?;
+    // SAFETY: the kernel just returned it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces a link's program, without a gap.
+pub(crate) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_UPDATE: libc::c_long = 29;
+    let [link, program] = [link.as_raw_fd(), program.as_raw_fd()].map(i32::cast_unsigned);
+    bpf(BPF_LINK_UPDATE, [link, program, 0, 0]).map(drop)
+}
+
+/// Calls `bpf(2)` with these first words of its attributes; the others are zero.
+fn bpf(command: libc::c_long, words: [u32; 4]) -> io::Result<libc::c_int> {
+    let mut attributes = [0_u32; 16];
+    attributes[..4].copy_from_slice(&words);
+    // SAFETY: the pointer is to live memory of the given size, and none of its words is a pointer.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    check(libc::c_int::try_from(result).map_err(io::Error::other)?)
+}
+
 /// Sets an integer socket option.
 pub(crate) fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the pointer is to a live integer of the given size.

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
@@ -47,6 +48,29 @@ pub struct TapQueue {
     mac: Mac,
 }
 
+impl TapQueue {
+    /// A queue of another process's device.
+    #[must_use]
+    pub fn of(device: File, mac: Mac) -> Self {
+        Self {
+            device: Arc::new(device),
+            mac,
+        }
+    }
+
+    /// The device's MAC address.
+    #[must_use]
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+}
+
+impl AsFd for TapQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
 impl Tap {
     /// Creates the device, with one queue for each worker.
     ///
@@ -77,6 +101,24 @@ impl Tap {
         tap.mac = Mac(request.mac().map_err(failed)?);
         tap.bring_up(&mut request).map_err(failed)?;
         Ok(tap)
+    }
+
+    /// The device of another process, of whose queues `first` is one.
+    pub(crate) fn of(
+        name: &str,
+        like_interface: &str,
+        first: &TapQueue,
+        queues: &[&TapQueue],
+    ) -> Self {
+        Self {
+            name: name.into(),
+            like_interface: like_interface.into(),
+            queues: queues
+                .iter()
+                .map(|queue| Arc::clone(&queue.device))
+                .collect(),
+            mac: first.mac,
+        }
     }
 
     /// Makes a device of the descriptors: new ones, or those of a deleted device.

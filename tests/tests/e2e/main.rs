@@ -42,6 +42,7 @@ mod swaps;
 mod traffic;
 mod transparent;
 mod unserved;
+mod upgrade;
 mod vip_responder;
 
 use std::path::Path;
@@ -151,6 +152,7 @@ fn main() {
         reload::SCENARIOS,
         removal::SCENARIOS,
         restart::SCENARIOS,
+        upgrade::SCENARIOS,
         start::SCENARIOS,
         swaps::SCENARIOS,
         figure::SCENARIOS,

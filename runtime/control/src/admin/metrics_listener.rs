@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -44,8 +45,17 @@ pub struct ListenError {
     source: io::Error,
 }
 
+/// How often, and how many times, a port is tried on which another process listens that is about to end.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+const TRIES: u32 = 100;
+
 /// The listening port.
-pub struct MetricsListener(std::net::TcpListener);
+pub struct MetricsListener(Port);
+
+enum Port {
+    Listens(std::net::TcpListener),
+    Later(SocketAddr),
+}
 
 impl MetricsListener {
     /// Listens. A port below 1024 needs a right that a running balancer does not have.
@@ -56,12 +66,35 @@ impl MetricsListener {
         let failed = |source| ListenError { listen, source };
         let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self(listener))
+        Ok(Self(Port::Listens(listener)))
+    }
+
+    /// Listens once it serves: the process that this one takes over from listens there until it has ended.
+    #[must_use]
+    pub fn later(listen: SocketAddr) -> Self {
+        Self(Port::Later(listen))
+    }
+
+    async fn listen(self) -> io::Result<TcpListener> {
+        let mut tries = 0;
+        let listen = match self.0 {
+            Port::Listens(listener) => return TcpListener::from_std(listener),
+            Port::Later(listen) => listen,
+        };
+        loop {
+            tries += 1;
+            match TcpListener::bind(listen).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                listening => return listening,
+            }
+        }
     }
 
     /// Serves until the future is dropped.
     pub(crate) async fn serve(self, reporter: Arc<Reporter>) {
-        match TcpListener::from_std(self.0) {
+        match self.listen().await {
             Ok(listener) => {
                 let router = router(reporter);
                 connections::serve("the port of metrics", listener, connections_max(), router)

@@ -10,6 +10,7 @@ mod health_facts;
 pub mod log;
 pub(crate) mod metrics;
 pub mod metrics_listener;
+pub mod ports;
 pub(crate) mod rates;
 pub mod report;
 pub mod resources;

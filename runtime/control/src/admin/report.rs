@@ -3,7 +3,7 @@
 //! Invariant: it only reads and never waits. A status is available while a module compiles, a reload is
 //! checked or a worker is stuck.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -17,6 +17,7 @@ use waxwing_plugin::checks::CheckHost;
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::flood::FloodWatch;
 use crate::admin::log::LogState;
+use crate::admin::ports::AttachedPorts;
 use crate::admin::signals;
 use crate::admin::status::{
     BackendStatus, BatchTimes, BuildStatus, ConfigStatus, NextHopStatus, PortStatus,
@@ -31,36 +32,6 @@ use crate::publish::counter_totals::CounterTotals;
 use crate::publish::keys::{service_in, snapshot_key};
 use crate::publish::view::{CurrentView, View};
 use crate::time::unix_seconds;
-
-/// What the I/O side reports of the attached ports.
-pub trait AttachedPorts: Send + Sync {
-    /// Returns every port in the order of ids. The caller fills in [`PortStatus::link_up`], `mac` and
-    /// `mtu`.
-    fn ports(&self) -> Vec<PortStatus>;
-
-    /// See [`Status::frames`].
-    fn frames(&self) -> BTreeMap<String, u64> {
-        BTreeMap::new()
-    }
-
-    /// Returns the largest MTU that fits the frame memory, which is sized at start, in bytes.
-    fn mtu_max(&self) -> u32;
-
-    /// Follows what happened to the ports' interfaces and to the TAP device: attaches again to an interface
-    /// that was made again under its name, or has another number of queues. May take a second.
-    fn follow(&self) -> Followed {
-        Followed::default()
-    }
-}
-
-/// What [`AttachedPorts::follow`] has done.
-#[derive(Default)]
-pub struct Followed {
-    /// Whether the ports were attached again; their interfaces may have other indices.
-    pub attached_again: bool,
-    /// What needs the operator.
-    pub problems: Vec<String>,
-}
 
 /// Everything that the status is built from.
 pub(crate) struct Reporter {

@@ -31,6 +31,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -58,6 +59,9 @@ const ERROR_MAX: usize = 1 << 20;
 
 /// The most session lists that are read at the same time.
 const LISTS_MAX: usize = 8;
+
+/// The pause after a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,8 @@ pub(crate) enum Request {
         LiftQuarantine,
         oneshot::Sender<Result<Vec<String>, LiftError>>,
     ),
+    /// Hands over to the process at the other end.
+    HandOver(std::os::unix::net::UnixStream),
 }
 
 /// The listening socket; dropping it removes the socket's file.
@@ -114,6 +120,8 @@ pub struct AdminSocket {
     listener: Option<UnixListener>,
     path: PathBuf,
     inode: u64,
+    /// The private folder where it lies until it is published.
+    hidden: Option<PathBuf>,
 }
 
 impl AdminSocket {
@@ -123,6 +131,14 @@ impl AdminSocket {
     /// # Errors
     /// [`AdminError`].
     pub async fn bind(path: &Path) -> Result<Self, AdminError> {
+        check_path(path).await?;
+        let mut socket = Self::bind_hidden(path)?;
+        socket.publish()?;
+        Ok(socket)
+    }
+
+    /// Creates the socket, and leaves the path alone until [`AdminSocket::publish`].
+    pub(crate) fn bind_hidden(path: &Path) -> Result<Self, AdminError> {
         let failed = |source| AdminError::Io {
             path: path.to_owned(),
             source,
@@ -139,21 +155,57 @@ impl AdminSocket {
                 folder: folder.to_owned(),
             });
         }
-        check_path(path).await?;
         // Created in a private folder and then moved: bound in place, it would be open to other users
         // until its mode is set.
-        let private = folder.join(format!(".waxwing-{}", std::process::id()));
+        let kind = path.extension().unwrap_or_default().to_string_lossy();
+        let private = folder.join(format!(".waxwing-{}-{kind}", std::process::id()));
         // A process with this id that was killed here may have left one.
         let _ = std::fs::remove_dir_all(&private);
-        let bound = bind_and_move(&private, path);
-        // Best effort: a folder left behind is harmless.
-        let _ = std::fs::remove_dir_all(&private);
+        let bound = bind_in(&private);
+        if bound.is_err() {
+            let _ = std::fs::remove_dir_all(&private);
+        }
         let (listener, inode) = bound.map_err(failed)?;
         Ok(Self {
             listener: Some(listener),
             path: path.to_owned(),
             inode,
+            hidden: Some(private),
         })
+    }
+
+    /// Moves the socket to its path, in place of another one.
+    pub(crate) fn publish(&mut self) -> Result<(), AdminError> {
+        let Some(private) = self.hidden.take() else {
+            return Ok(());
+        };
+        let moved = std::fs::rename(private.join(NAME), &self.path);
+        // Best effort: a folder left behind is harmless.
+        let _ = std::fs::remove_dir_all(&private);
+        moved.map_err(|source| AdminError::Io {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Passes the connections of processes that want to take over to the controller, until the future is
+    /// dropped. Only this process's user and root may.
+    pub(crate) async fn serve_upgrades(mut self, requests: mpsc::Sender<Request>) {
+        let Some(listener) = self.listener.take() else {
+            return;
+        };
+        let own = rustix::process::geteuid().as_raw();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
+            let peer = stream.peer_cred();
+            let is_ours = peer.is_ok_and(|peer| [0, own].contains(&peer.uid()));
+            if let Some(stream) = stream.into_std().ok().filter(|_| is_ours) {
+                let _ = requests.send(Request::HandOver(stream)).await;
+            }
+        }
     }
 
     /// Serves until the future is dropped.
@@ -183,6 +235,10 @@ impl AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
+        if let Some(private) = &self.hidden {
+            let _ = std::fs::remove_dir_all(private);
+            return;
+        }
         // Only if the file is still ours: another balancer may have replaced it.
         if std::fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _ = std::fs::remove_file(&self.path);
@@ -216,15 +272,17 @@ async fn check_path(path: &Path) -> Result<(), AdminError> {
     }
 }
 
-fn bind_and_move(private: &Path, path: &Path) -> io::Result<(UnixListener, u64)> {
+/// The socket's name in a private folder.
+const NAME: &str = "s";
+
+fn bind_in(private: &Path) -> io::Result<(UnixListener, u64)> {
     std::fs::DirBuilder::new().mode(0o700).create(private)?;
     let opened = std::fs::File::open(private)?;
     // By this short name, because the private folder's may be longer than the name of a socket can be.
-    let new = format!("/proc/self/fd/{}/s", opened.as_raw_fd());
+    let new = format!("/proc/self/fd/{}/{NAME}", opened.as_raw_fd());
     let listener = UnixListener::bind(&new)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
     let inode = std::fs::metadata(&new)?.ino();
-    std::fs::rename(&new, path)?;
     Ok((listener, inode))
 }
 

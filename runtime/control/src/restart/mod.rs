@@ -1,14 +1,16 @@
-//! What goes on over a stop and a start: sessions, and of each backend the operator's words, its signals and
-//! its health.
+//! What goes on over a stop and a start, or from one process to another: sessions, and of each backend the
+//! operator's words, its signals and its health.
 //!
-//! It lies in one file of the state folder from the end of one process until the next one serves.
+//! Over a stop it lies in one file of the state folder; an upgrade ([`upgrade`]) sends it.
 //!
 //! Invariant: what is read is checked as if a stranger had written it, entry by entry, against the new
 //! config. A file that is damaged or too new is refused as a whole, and the start goes on without it.
 
+mod channel;
 mod file;
 mod head;
 mod restore;
+pub mod upgrade;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,7 +38,8 @@ const CLOCK_MAX: Duration = Duration::from_secs(5 * 365 * 86_400);
 /// The state that an earlier process left.
 pub struct KeptState {
     file: StateFile,
-    folder: PrivateFolder,
+    /// Where it was read from.
+    folder: Option<PrivateFolder>,
     /// From its writing until it was read.
     elapsed: Duration,
 }
@@ -51,11 +54,7 @@ impl KeptState {
         let folder = PrivateFolder::open(&config.state_folder(program)).ok()?;
         let file = folder.read(FILE, max).and_then(StateFile::parse);
         match file {
-            Ok(file) => Some(Self {
-                elapsed: since_1970().saturating_sub(Duration::from_millis(file.head.written_ms)),
-                file,
-                folder,
-            }),
+            Ok(file) => Some(Self::new(file, Some(folder))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
                 let path = folder.path(FILE);
@@ -65,6 +64,15 @@ impl KeptState {
                 );
                 None
             }
+        }
+    }
+
+    fn new(file: StateFile, folder: Option<PrivateFolder>) -> Self {
+        let written = Duration::from_millis(file.head.written_ms);
+        Self {
+            elapsed: since_1970().saturating_sub(written),
+            file,
+            folder,
         }
     }
 
@@ -78,8 +86,9 @@ impl KeptState {
 
     /// Removes the file, so that no later start reads sessions that this process has gone on with.
     pub(crate) fn consume(self) {
-        if let Err(error) = self.folder.remove(FILE) {
-            let path = self.folder.path(FILE);
+        let Some(folder) = self.folder else { return };
+        if let Err(error) = folder.remove(FILE) {
+            let path = folder.path(FILE);
             warn!(
                 "{}: cannot remove: {error}; remove it before the next start restores old sessions",
                 path.display()
@@ -88,15 +97,21 @@ impl KeptState {
     }
 }
 
-/// The state of a balancer whose workers have ended.
+/// A balancer that changes nothing any more.
 pub struct Stopped {
     pub(crate) controller: Controller,
+    /// Whether another process has taken over.
+    pub(crate) is_succeeded: bool,
 }
 
 impl Stopped {
-    /// Writes the state to the folder that [`KeptState::read`] reads. Returns the number of sessions in it.
-    /// `now` is the workers' time. A failure is logged.
-    pub fn keep(&self, program: PathBuf, now: Now) -> usize {
+    /// Writes the state to the folder that [`KeptState::read`] reads, unless another process has taken over.
+    /// Call it once the workers have ended. Returns the number of sessions in it. A failure is logged.
+    pub fn keep(&self, program: PathBuf) -> usize {
+        if self.is_succeeded {
+            return 0;
+        }
+        let now = self.controller.now();
         let folder = self.controller.config.state_folder(program);
         let path = folder.join(FILE);
         let file = StateFile {

@@ -11,6 +11,7 @@ use waxwing_packet::Address;
 
 use super::KeptState;
 use super::head::{Head, KeptBackend};
+use super::upgrade::Changes;
 use crate::health::HealthMonitor;
 use crate::publish::keys::{BackendKey, snapshot_key};
 
@@ -68,6 +69,29 @@ impl KeptState {
         }
         let seconds = self.elapsed.as_secs_f64();
         info!("{restored} sessions go on, from {seconds:.1} s ago");
+    }
+}
+
+impl KeptState {
+    /// Restores what has changed of the sessions since, while no worker runs.
+    pub(crate) fn change_sessions(
+        &self,
+        changes: &Changes,
+        (shared, snapshot): (&SharedState, &Snapshot),
+        workers: usize,
+        now: Now,
+    ) {
+        let ids = ids(&self.file.head, snapshot);
+        let mut restorer = Restorer::new(shared, snapshot, &ids, workers);
+        changes.ended().for_each(|record| restorer.end(&record));
+        let mut refused = 0;
+        for record in changes.changed() {
+            restorer.end(&record);
+            refused += u64::from(restorer.restore(&record, 0, now.tick()).is_err());
+        }
+        if refused > 0 {
+            warn!("{refused} sessions that changed last do not go on");
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub use signals::Signals;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -35,8 +36,9 @@ use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 use crate::admin::flood::FloodWatch;
 use crate::admin::log::LogState;
 use crate::admin::metrics_listener::MetricsListener;
+use crate::admin::ports::AttachedPorts;
 use crate::admin::rates;
-use crate::admin::report::{AttachedPorts, Reporter};
+use crate::admin::report::Reporter;
 use crate::admin::server::{AdminError, AdminSocket, Request};
 use crate::config::Config;
 use crate::health::{BoundChecks, HealthMonitor};
@@ -54,6 +56,7 @@ use crate::publish::modules::{self, BindOptions, Builds};
 use crate::publish::preflight::Checked;
 use crate::publish::reloads::OnReload;
 use crate::publish::view::{CurrentView, ReloadCounts, View};
+use crate::restart::upgrade::{self, Changes};
 use crate::restart::{KeptState, Stopped};
 use triggers::Triggers;
 
@@ -83,6 +86,8 @@ pub struct ControlSetup {
     pub clock_zero: Instant,
     /// What an earlier process left.
     pub kept: Option<KeptState>,
+    /// Whether this process takes over from one that runs.
+    pub is_upgrade: bool,
 }
 
 /// A worker's end of the channels to the control plane.
@@ -130,8 +135,11 @@ pub struct Control {
     reporter: Arc<Reporter>,
     events: mpsc::UnboundedReceiver<HostEvent>,
     socket: AdminSocket,
+    /// The path of the socket for upgrades.
+    upgrades: PathBuf,
     kept: Option<KeptState>,
     metrics: Option<MetricsListener>,
+    is_steered: bool,
 }
 
 impl Control {
@@ -141,7 +149,12 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let socket = AdminSocket::bind(&setup.checked.config.admin.socket.value).await?;
+        let path = &setup.checked.config.admin.socket.value;
+        let socket = match setup.is_upgrade {
+            false => AdminSocket::bind(path).await?,
+            true => AdminSocket::bind_hidden(path)?,
+        };
+        let upgrades = upgrade::socket_beside(path);
         let config = Arc::new(setup.checked.config);
         let kernel = Kernel::connect()?;
         let (attached, links) = ports::attached(&config, &HostNetwork::read(&kernel).await?)?;
@@ -201,6 +214,7 @@ impl Control {
             faulted: BTreeSet::new(),
             workers,
             sent_at: setup.started,
+            clock_zero: setup.clock_zero,
             steering: setup.steering,
             steering_rules: Rules::default(),
             steering_problem: None,
@@ -223,29 +237,21 @@ impl Control {
             controller,
             events: setup.checked.modules.events,
             socket,
+            upgrades,
             kept: setup.kept,
             metrics: setup.metrics,
+            is_steered: false,
         };
         Ok((control, channels))
     }
 
-    /// Steers traffic to the started workers, then makes changes until SIGTERM or SIGINT. Calls `ready`
-    /// once when traffic flows. Returns what the next process goes on with, once the workers have ended.
+    /// Steers traffic to the workers. [`Control::run`] does so too; a process that takes over calls it
+    /// before.
     ///
     /// # Errors
-    /// The steering rules or the health checks could not be started. Later errors do not end the loop.
-    pub async fn run(self, signals: Signals, ready: impl FnOnce()) -> Result<Stopped, StartError> {
-        let Self {
-            mut controller,
-            reporter,
-            events,
-            socket,
-            kept,
-            metrics,
-        } = self;
-        let (hangup, end) = signals.split();
-        let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
-
+    /// The steering rules could not be set.
+    pub async fn steer(&mut self) -> Result<(), StartError> {
+        let controller = &mut self.controller;
         let snapshot = Arc::clone(&controller.snapshot);
         controller
             .resolve_next_hops(&snapshot, RESOLVE_AT_START_MAX)
@@ -257,11 +263,51 @@ impl Control {
         if let Some(why) = controller.steering_problem.take() {
             return Err(PublishError::Steering(SteeringError(why)).into());
         }
+        self.is_steered = true;
+        Ok(())
+    }
+
+    /// Takes over what has changed of the sessions since the state was sent, while no worker runs.
+    pub fn change_sessions(&self, changes: &Changes) {
+        let controller = &self.controller;
+        if let Some(kept) = &self.kept {
+            let tables = (&controller.shared, &*controller.snapshot);
+            kept.change_sessions(changes, tables, controller.workers.len(), controller.now());
+        }
+    }
+
+    /// Steers traffic to the started workers, then makes changes until SIGTERM or SIGINT, or until another
+    /// process has taken over. Calls `ready` once when traffic flows.
+    ///
+    /// # Errors
+    /// The steering rules or the health checks could not be started. Later errors do not end the loop.
+    pub async fn run(
+        mut self,
+        signals: Signals,
+        ready: impl FnOnce(),
+    ) -> Result<Stopped, StartError> {
+        if !self.is_steered {
+            self.steer().await?;
+        }
+        let Self {
+            mut controller,
+            reporter,
+            events,
+            mut socket,
+            upgrades,
+            kept,
+            metrics,
+            ..
+        } = self;
+        let (hangup, end) = signals.split();
+        let (request, requests) = mpsc::channel::<Request>(REQUESTS_QUEUED);
         if let Some(kept) = kept {
             kept.consume();
         }
         controller.record_reach();
         controller.health_changed().await;
+        socket.publish()?;
+        let upgrades = serve_upgrades(&upgrades, request.clone());
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
         let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
@@ -280,17 +326,38 @@ impl Control {
         };
         let rates = rates::keep(reporter);
         // A signal abandons a change in progress between two of its steps.
-        tokio::select! {
-            () = end => {}
-            _ = triggers.drive(&mut controller) => {}
-            _ = rates => {}
+        let is_succeeded = tokio::select! {
+            () = end => false,
+            () = triggers.drive(&mut controller) => true,
+            _ = rates => false,
+        };
+        if !is_succeeded {
+            tracing::info!("shutting down on a signal");
         }
-        tracing::info!("shutting down on a signal");
-        admin.abort();
-        metrics.inspect(JoinHandle::abort);
-        // When the task has ended, the socket is removed.
-        let _ = admin.await;
-        Ok(Stopped { controller })
+        for task in [Some(admin), upgrades, metrics].into_iter().flatten() {
+            task.abort();
+            // When the task has ended, the socket is removed.
+            let _ = task.await;
+        }
+        Ok(Stopped {
+            controller,
+            is_succeeded,
+        })
+    }
+}
+
+/// Lets other processes take over. Without a socket for it none can.
+fn serve_upgrades(path: &Path, request: mpsc::Sender<Request>) -> Option<JoinHandle<()>> {
+    let bound = AdminSocket::bind_hidden(path).and_then(|mut socket| {
+        socket.publish()?;
+        Ok(socket)
+    });
+    match bound {
+        Ok(socket) => Some(tokio::spawn(socket.serve_upgrades(request))),
+        Err(error) => {
+            tracing::warn!("`waxwing upgrade` will not work: {error}");
+            None
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The control loop: waits for whatever causes a change, and makes one change after the other.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use crate::health::CheckFault;
 use crate::network::host::HostNetwork;
 use crate::network::resolver::HopStates;
 use crate::publish::controller::Controller;
+use crate::restart::upgrade::hand_over;
 
 /// The period of late acknowledgements, steering rules and retries.
 const TICK: Duration = Duration::from_secs(1);
@@ -44,8 +44,8 @@ pub(super) struct Triggers {
 }
 
 impl Triggers {
-    /// Makes changes, one after the other, forever.
-    pub(super) async fn drive(self, controller: &mut Controller) -> Infallible {
+    /// Makes changes, one after the other, until another process has taken over.
+    pub(super) async fn drive(self, controller: &mut Controller) {
         let Self {
             mut events,
             mut host,
@@ -76,7 +76,11 @@ impl Triggers {
                 }
                 // The result is in the log and in the status.
                 _ = hangup.recv() => drop(controller.reload().await),
-                Some(request) = requests.recv() => serve(controller, request).await,
+                Some(request) = requests.recv() => {
+                    if serve(controller, request).await {
+                        return;
+                    }
+                }
                 () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
                 Ok(()) = host.changed() => controller.network_changed().await,
                 Ok(()) = next_hops.changed() => controller.record_reach(),
@@ -113,8 +117,9 @@ impl Triggers {
     }
 }
 
-/// Serves an admin request. The requester may be gone by then.
-async fn serve(controller: &mut Controller, request: Request) {
+/// Serves an admin request. The requester may be gone by then. Returns whether another process has taken
+/// over.
+async fn serve(controller: &mut Controller, request: Request) -> bool {
     match request {
         Request::Reload(answer) => {
             let _ = answer.send(controller.reload().await);
@@ -125,7 +130,11 @@ async fn serve(controller: &mut Controller, request: Request) {
         Request::Lift(request, answer) => {
             let _ = answer.send(controller.lift_quarantine(&request).await);
         }
+        Request::HandOver(stream) => {
+            return tokio::task::block_in_place(|| hand_over(controller, stream));
+        }
     }
+    false
 }
 
 /// Handles an event and all that are queued behind it, so that a burst costs one change. Returns the

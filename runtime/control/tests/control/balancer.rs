@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::log::LogState;
 use waxwing_control::admin::metrics_listener::MetricsListener;
-use waxwing_control::admin::report::AttachedPorts;
+use waxwing_control::admin::ports::AttachedPorts;
 use waxwing_control::admin::status::{PortStatus, Status};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight::{self, Checked};
@@ -330,6 +330,7 @@ pub(crate) fn setup(checked: Checked, shared: &SharedState, book: &Book) -> Cont
         ports: Box::new(OnePort),
         log: Arc::default(),
         kept: None,
+        is_upgrade: false,
         clock_zero: Instant::now(),
         on_reload: Box::new(|_| {}),
         metrics: None,

@@ -8,7 +8,7 @@ use waxwing_packet::Address;
 use super::flow::{is_forward, is_never_source, is_reply};
 use super::shared::SharedState;
 use crate::model::Backend;
-use crate::session::{Insert, Session, SessionRecord, SlotCache, Tuple, WORKER_UNCOUNTED};
+use crate::session::{Insert, Removed, Session, SessionRecord, SlotCache, Tuple, WORKER_UNCOUNTED};
 use crate::{BackendId, PortId, Snapshot, SourceId, Tick};
 
 /// What the ids in records stand for here, by the ids in the records; `None` for what is gone.
@@ -127,6 +127,32 @@ impl<'a> Restorer<'a> {
         Ok(())
     }
 
+    /// Ends the session of a record's client, if there is one.
+    pub fn end(&mut self, record: &SessionRecord) {
+        let snapshot = self.snapshot;
+        let backend = known(&self.ids.backends, record.backend.index());
+        let Some(backend) = backend.and_then(|id| snapshot.backend(id)) else {
+            return;
+        };
+        let forward = forward(
+            record.client,
+            [record.client_port, record.service_port],
+            backend,
+        );
+        let SharedState {
+            sessions, gauges, ..
+        } = self.shared;
+        let found = sessions.find(sessions.hash(&forward), |other| {
+            let of = snapshot.backend(other.backend);
+            of.is_some_and(|it| is_forward(&other.into(), it, &forward))
+        });
+        let removed = found.and_then(|(at, _)| sessions.remove(&mut self.slots, at));
+        if let Some(Removed { session, .. }) = removed {
+            gauges.end(session.worker.into(), session.backend, session.tcp.phase());
+            gauges.end_source(session.source);
+        }
+    }
+
     /// The record's session, checked.
     fn session(
         &self,
@@ -175,13 +201,11 @@ fn known<T: Copy>(ids: &[Option<T>], at: usize) -> Option<T> {
 
 /// A session's tuples: the client's packets', and the backend's, which sees the client's address as `seen`.
 fn tuples(session: &Session, backend: &Backend, seen: Address) -> [Tuple; 2] {
-    let forward = Tuple {
-        source: session.client,
-        destination: backend.vip,
-        source_port: session.client_port,
-        destination_port: session.service_port,
-        protocol: session.protocol,
-    };
+    let forward = forward(
+        session.client,
+        [session.client_port, session.service_port],
+        backend,
+    );
     let reply = Tuple {
         source: backend.address,
         destination: seen,
@@ -190,4 +214,15 @@ fn tuples(session: &Session, backend: &Backend, seen: Address) -> [Tuple; 2] {
         protocol: session.protocol,
     };
     [forward, reply]
+}
+
+/// A client's tuple towards the service of this backend.
+fn forward(client: Address, [source_port, destination_port]: [u16; 2], backend: &Backend) -> Tuple {
+    Tuple {
+        source: client,
+        destination: backend.vip,
+        source_port,
+        destination_port,
+        protocol: backend.protocol,
+    }
 }

@@ -67,7 +67,7 @@ pub use index::{Lane, Place};
 pub(crate) use line::Line;
 pub use pool::SlotCache;
 pub use reader::Reader;
-pub use record::{RECORD_LEN, SessionRecord};
+pub use record::{CopiedSessions, RECORD_LEN, SessionRecord};
 pub use stored::Stored;
 pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
 pub(crate) use tcp::is_opening;

@@ -5,7 +5,7 @@
 
 use waxwing_packet::{Address, Mac, VlanTag, VlanTags};
 
-use super::{Session, SessionTable, TcpState};
+use super::{Candidate, Session, SessionTable, Stored, TcpState};
 use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 
 /// The ids are those of the process that wrote it; whoever reads it has to know what they stood for.
@@ -134,7 +134,46 @@ impl SessionRecord {
     }
 }
 
+/// The sessions as they were when they were last copied, by slot.
+#[derive(Default)]
+pub struct CopiedSessions(Vec<Option<Stored>>);
+
+/// How much longer a session may have been idle in a copy: it is less than any timeout.
+const IDLE_CHANGE_MIN: u32 = 50;
+
 impl SessionTable {
+    /// Passes what has changed since the last copy to `changed`: records, and whether the session has ended.
+    /// The first copy has all sessions.
+    pub fn copy(
+        &self,
+        copied: &mut CopiedSessions,
+        now: Tick,
+        mut changed: impl FnMut(SessionRecord, bool),
+    ) {
+        copied.0.resize(self.capacity(), None);
+        for (slot, before) in (0..).zip(&mut copied.0) {
+            let found = self.read(Candidate(slot));
+            let after = found.map(|(_, stored)| stored);
+            let is_same = |old: &Stored| after.is_some_and(|new| is_alike(old, &new));
+            if before.as_ref().is_some_and(is_same) || (before.is_none() && after.is_none()) {
+                continue;
+            }
+            let is_another = |old: &Stored| after.is_none_or(|new| new.version() != old.version());
+            if let Some(old) = before.filter(is_another) {
+                changed(SessionRecord::new(&old.session(), 0, 0, now), true);
+            }
+            if let Some((at, stored)) = found {
+                let bytes = self.bytes(at).unwrap_or_default();
+                let sequence = self.server_sequence(at);
+                changed(
+                    SessionRecord::new(&stored.session(), bytes, sequence, now),
+                    false,
+                );
+            }
+            *before = after;
+        }
+    }
+
     /// The records of all sessions. May be called from any thread; see [`SessionTable::iter`].
     pub fn records(&self, now: Tick) -> impl Iterator<Item = SessionRecord> + '_ {
         self.iter().filter_map(move |(at, session)| {
@@ -147,4 +186,14 @@ impl SessionTable {
             ))
         })
     }
+}
+
+/// Whether a session is the same, but for a little time.
+fn is_alike(old: &Stored, new: &Stored) -> bool {
+    let seen = new.seen();
+    new.seen().since(old.seen()) < IDLE_CHANGE_MIN
+        && Stored {
+            seen: seen.0,
+            ..*old
+        } == *new
 }

@@ -5,13 +5,15 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-use crate::frames::{ACK, SYN, SYN_ACK, datagram, datagram_back, establish, one, reply, request};
+use crate::frames::{
+    ACK, FIN_ACK, RST, SYN, SYN_ACK, datagram, datagram_back, establish, one, reply, request,
+};
 use crate::hosts::{Arrival, Host, Kind};
 use crate::source_nat::{self, vip};
 use crate::world::{BACK, CLIENT_MAC, EACH, FRONT, SERVICE_PORT, Settings, V4, V6, World};
 use waxwing_dataplane::model::SourceId;
 use waxwing_dataplane::path::{RecordIds, RecordRefusal, Restorer};
-use waxwing_dataplane::session::{Phase, RECORD_LEN, SessionRecord};
+use waxwing_dataplane::session::{CopiedSessions, Phase, RECORD_LEN, SessionRecord};
 use waxwing_dataplane::{BackendId, NextHop, Pick, PortId, Tick};
 use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
 
@@ -137,6 +139,55 @@ fn a_translated_session_keeps_its_source_endpoint() {
         let answer = server.sends(&mut after, crate::world::BACKEND_PORT, seen, Kind::tcp(ACK));
         assert_eq!(answer, Arrival::at(client, vip(plan), 40_000));
     }
+}
+
+/// A second copy has what the first one had not: sessions that began, ended, or changed their state.
+#[test]
+fn a_second_copy_has_what_has_changed() {
+    let mut before = World::new(Settings::tcp(V4));
+    for client in 4000..4003 {
+        establish(&mut before, client, 0);
+    }
+    let after = successor(&before);
+    let (snapshot, ids) = (after.settings.snapshot(1), same_ids());
+    let mut restorer = Restorer::new(&after.shared, &snapshot, &ids, 1);
+    let mut copied = CopiedSessions::default();
+    let mut copy = |world: &World| {
+        let (sessions, mut passed) = (&world.shared.sessions, Vec::new());
+        sessions.copy(&mut copied, now(world), |record, has_ended| {
+            passed.push((record.client_port, has_ended));
+            restorer.end(&record);
+            if !has_ended {
+                assert_eq!(restorer.restore(&record, 0, now(world)), Ok(()));
+            }
+        });
+        passed.sort_unstable();
+        passed
+    };
+    assert_eq!(copy(&before), [4000, 4001, 4002].map(|port| (port, false)));
+    assert_eq!(copy(&before), []);
+    // One is closed, one is reset, one begins; a little time changes nothing.
+    one(&before.frame(FRONT, &request(V4, 4000, FIN_ACK)));
+    one(&before.frame(BACK, &reply(V4, 0, 4000, FIN_ACK)));
+    one(&before.frame(FRONT, &request(V4, 4001, RST)));
+    establish(&mut before, 4003, 0);
+    before.advance(Duration::from_millis(200));
+    one(&before.frame(FRONT, &request(V4, 4002, ACK)));
+    assert_eq!(copy(&before), [4000, 4001, 4003].map(|port| (port, false)));
+    // The closed one's tuple is used again: its session has ended, and another begun.
+    one(&before.frame(FRONT, &request(V4, 4000, SYN)));
+    assert_eq!(copy(&before), [(4000, false), (4000, true)]);
+    assert_eq!(after.held(), before.held());
+    let states = |world: &World| {
+        let mut states: Vec<_> = world
+            .sessions()
+            .iter()
+            .map(|it| (it.client_port, it.tcp))
+            .collect();
+        states.sort_unstable_by_key(|(port, _)| *port);
+        states
+    };
+    assert_eq!(states(&after), states(&before));
 }
 
 /// The client's ACK completes the handshake only if it acknowledges the server's SYN.

@@ -36,14 +36,14 @@ use waxwing_dataplane::model::Port;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
-use waxwing_dataplane::{BackendId, Epoch, Snapshot};
+use waxwing_dataplane::{BackendId, Epoch, Now, Snapshot};
 use waxwing_packet::Address;
 use waxwing_plugin::checks::CheckHost;
 use waxwing_plugin::{BoundModule, BuildsInUse, Host, ModuleError};
 
 pub(crate) use draft::Draft;
 
-use crate::admin::report::AttachedPorts;
+use crate::admin::ports::AttachedPorts;
 use crate::admin::status::ReloadStatus;
 use crate::config::Config;
 use crate::health::{BoundChecks, CheckJob, Effects, HealthMonitor};
@@ -139,6 +139,8 @@ pub(crate) struct Controller {
     pub(crate) faulted: BTreeSet<String>,
     pub(crate) workers: Vec<WorkerLink>,
     pub(crate) sent_at: Instant,
+    /// The zero of the workers' clock.
+    pub(crate) clock_zero: Instant,
     pub(crate) steering: Box<dyn Steering>,
     pub(crate) steering_rules: Rules,
     pub(crate) steering_problem: Option<String>,
@@ -156,6 +158,11 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
+    /// Returns the workers' time.
+    pub(crate) fn now(&self) -> Now {
+        Now::from_start(self.clock_zero.elapsed())
+    }
+
     /// Puts a config into effect.
     ///
     /// # Errors

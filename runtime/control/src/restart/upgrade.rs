@@ -1,0 +1,260 @@
+//! One process takes over from another while traffic flows.
+//!
+//! The new one has checked its config, compiled its modules and loaded its program before it says hello.
+//! Then:
+//!
+//! 1. the new one says hello, with the layout of its rings; the old one sends its state, with all sessions;
+//! 2. the new one resolves next hops and fills its program's maps, and asks to take over;
+//! 3. the old one stops its workers between two batches, and sends what has changed of the sessions, the
+//!    descriptors of sockets, memory and links, and the free chunks;
+//! 4. the new one starts its workers, says that it serves, and has the links run its own program; the old one
+//!    ends.
+//!
+//! Invariant: the old one makes no other change meanwhile. Unless the new one says that it serves, the old
+//! one goes on: before step 3 as if nothing had been, after it with new sockets.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+use waxwing_dataplane::session::{CopiedSessions, RECORD_LEN, SessionRecord};
+
+use super::channel::Channel;
+use super::file::StateFile;
+use super::head::Head;
+use super::{HEAD_MAX, KeptState};
+use crate::admin::ports::GivenPorts;
+use crate::publish::controller::Controller;
+
+/// The version of the messages.
+const VERSION: u32 = 1;
+
+/// The longest message that is no state, in bytes.
+const MESSAGE_MAX: u64 = 256 << 20;
+
+/// Returns the path of the socket for upgrades, beside the admin socket.
+pub(crate) fn socket_beside(admin: &Path) -> PathBuf {
+    let mut path = admin.as_os_str().to_owned();
+    path.push(".upgrade");
+    path.into()
+}
+
+/// The new process's first message.
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    version: u32,
+    /// What must be alike.
+    layout: Vec<(String, String)>,
+}
+
+/// The old process's answer; the state follows.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Welcome,
+    Refused(String),
+}
+
+/// What the new process says later.
+#[derive(Serialize, Deserialize, PartialEq, Eq, Debug)]
+enum Step {
+    Take,
+    Serves,
+}
+
+/// Why no other process could be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    #[error(
+        "no waxwing can be upgraded at {}: {source}; start one with `waxwing run`, with the same \
+         `socket` under [admin]", path.display()
+    )]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("the running waxwing goes on, and says: {0}")]
+    Refused(String),
+    #[error("the connection to the running waxwing failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<serde_json::Error> for UpgradeError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// What has changed of the sessions since [`KeptState`].
+pub struct Changes {
+    ended: Vec<u8>,
+    changed: Vec<u8>,
+    record_len: usize,
+}
+
+/// The running process, as the new one sees it.
+pub struct Predecessor {
+    channel: Channel,
+    record_len: usize,
+}
+
+impl Predecessor {
+    /// Connects to the process with this admin socket, and says hello. Returns its state.
+    ///
+    /// # Errors
+    /// [`UpgradeError`].
+    pub fn greet(
+        admin: &Path,
+        layout: Vec<(String, String)>,
+        sessions_max: usize,
+    ) -> Result<(Self, KeptState), UpgradeError> {
+        let path = socket_beside(admin);
+        let connected = UnixStream::connect(&path).and_then(Channel::new);
+        let channel = connected.map_err(|source| UpgradeError::Connect { path, source })?;
+        let hello = Hello {
+            version: VERSION,
+            layout,
+        };
+        channel.send(&serde_json::to_vec(&hello)?, &[])?;
+        let (answer, _) = channel.receive(MESSAGE_MAX)?;
+        if let Answer::Refused(why) = serde_json::from_slice(&answer)? {
+            return Err(UpgradeError::Refused(why));
+        }
+        let (state, _) = channel.receive(HEAD_MAX + (4 * sessions_max * RECORD_LEN) as u64)?;
+        let state = KeptState::new(StateFile::parse(state)?, None);
+        let record_len = state.file.head.record_len;
+        Ok((
+            Self {
+                channel,
+                record_len,
+            },
+            state,
+        ))
+    }
+
+    /// Has the old process stop. Returns what has changed of the sessions, and what [`AttachedPorts::give`]
+    /// of the old process returned.
+    ///
+    /// [`AttachedPorts::give`]: crate::admin::ports::AttachedPorts::give
+    ///
+    /// # Errors
+    /// [`UpgradeError`].
+    pub fn take(&self) -> Result<(Changes, GivenPorts), UpgradeError> {
+        let Self {
+            channel,
+            record_len,
+        } = self;
+        channel.send(&serde_json::to_vec(&Step::Take)?, &[])?;
+        let (text, descriptors) = channel.receive(MESSAGE_MAX)?;
+        let (ended, _) = channel.receive(u64::MAX)?;
+        let (changed, _) = channel.receive(u64::MAX)?;
+        let changes = Changes {
+            ended,
+            changed,
+            record_len: *record_len,
+        };
+        Ok((changes, GivenPorts { text, descriptors }))
+    }
+
+    /// Tells the old process that this one serves.
+    ///
+    /// # Errors
+    /// It has ended; then this one goes on alone.
+    pub fn serves(&self) -> Result<(), UpgradeError> {
+        Ok(self
+            .channel
+            .send(&serde_json::to_vec(&Step::Serves)?, &[])?)
+    }
+}
+
+impl Changes {
+    pub(super) fn ended(&self) -> impl Iterator<Item = SessionRecord> + '_ {
+        records(&self.ended, self.record_len)
+    }
+
+    pub(super) fn changed(&self) -> impl Iterator<Item = SessionRecord> + '_ {
+        records(&self.changed, self.record_len)
+    }
+}
+
+fn records(bytes: &[u8], len: usize) -> impl Iterator<Item = SessionRecord> + '_ {
+    bytes.chunks_exact(len).filter_map(SessionRecord::read)
+}
+
+/// Hands over to the process at the other end. Returns whether it serves now; otherwise this one goes on, and
+/// the reason is logged.
+pub(crate) fn hand_over(controller: &Controller, stream: UnixStream) -> bool {
+    let mut has_given = false;
+    match Channel::new(stream).and_then(|channel| converse(controller, &channel, &mut has_given)) {
+        Ok(true) => {
+            info!("another process has taken over");
+            return true;
+        }
+        Ok(false) => {}
+        Err(error) => warn!("an upgrade failed, this process goes on: {error}"),
+    }
+    if has_given && let Err(error) = controller.port_report.take_back() {
+        warn!("after the failed upgrade: {error}");
+    }
+    false
+}
+
+/// The old process's side. Returns whether the new one serves.
+fn converse(controller: &Controller, channel: &Channel, has_given: &mut bool) -> io::Result<bool> {
+    let (hello, _) = channel.receive(MESSAGE_MAX)?;
+    let hello: Hello = serde_json::from_slice(&hello)?;
+    if let Some(why) = refusal(&hello, &controller.port_report.layout()) {
+        warn!("an upgrade is refused: {why}");
+        channel.send(&serde_json::to_vec(&Answer::Refused(why))?, &[])?;
+        return Ok(false);
+    }
+    channel.send(&serde_json::to_vec(&Answer::Welcome)?, &[])?;
+    let mut copied = CopiedSessions::default();
+    let (_, records) = copy(controller, &mut copied);
+    let state = StateFile {
+        head: Head::of(controller, controller.now()),
+        records,
+    };
+    state.write(|parts| channel.send(&parts.concat(), &[]))?;
+    let (step, _) = channel.receive(MESSAGE_MAX)?;
+    if serde_json::from_slice::<Step>(&step)? != Step::Take {
+        return Err(io::Error::other(
+            "the other process did not ask to take over",
+        ));
+    }
+    *has_given = true;
+    let GivenPorts { text, descriptors } = controller.port_report.give()?;
+    let (ended, changed) = copy(controller, &mut copied);
+    channel.send(&text, &descriptors)?;
+    channel.send(&ended, &[])?;
+    channel.send(&changed, &[])?;
+    let (step, _) = channel.receive(MESSAGE_MAX)?;
+    Ok(serde_json::from_slice::<Step>(&step)? == Step::Serves)
+}
+
+/// Returns why the new process cannot take over.
+fn refusal(hello: &Hello, own: &[(String, String)]) -> Option<String> {
+    if hello.version != VERSION {
+        let (other, own) = (hello.version, VERSION);
+        return Some(format!(
+            "it hands over by version {own}, not by {other}; stop it and start the other one"
+        ));
+    }
+    let mut pairs = own.iter().zip(&hello.layout);
+    let differs = pairs.find(|(own, other)| own != other)?;
+    let ((name, own), (_, other)) = differs;
+    Some(format!(
+        "its {name}: {own}; the new one's: {other}; to change that, stop it and start the other one"
+    ))
+}
+
+/// Copies what has changed of the sessions: the records of those that have ended, and of the others.
+fn copy(controller: &Controller, copied: &mut CopiedSessions) -> (Vec<u8>, Vec<u8>) {
+    let (mut ended, mut changed) = (Vec::new(), Vec::new());
+    let now = controller.now().tick();
+    controller
+        .shared
+        .sessions
+        .copy(copied, now, |record, has_ended| {
+            record.write(if has_ended { &mut ended } else { &mut changed });
+        });
+    (ended, changed)
+}
