@@ -150,7 +150,7 @@ pub(crate) fn release(interface: &str) {
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
         // It ends itself, and a new one takes its place.
         Err(error) => {
-            tracing::debug!("interface {interface}: the guard of an earlier run: {error}")
+            tracing::debug!("interface {interface}: the guard of an earlier run: {error}");
         }
     }
 }

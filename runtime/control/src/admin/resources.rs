@@ -23,7 +23,7 @@ use crate::admin::status::{
     Availability, BackendStatus, ModuleStatus, PortStatus, PortsStatus, ServiceHealthStatus,
     ServiceStatus, TrafficStatus, WorkerStatus,
 };
-use crate::config::Config;
+use crate::config::{Config, ParsedConfig};
 use crate::health::HealthState;
 use crate::publish::changes::Changes;
 use crate::time::unix_seconds;
@@ -274,7 +274,7 @@ async fn config(State(reporter): State<Arc<Reporter>>) -> Response {
 async fn config_diff(State(reporter): State<Arc<Reporter>>) -> Response {
     let running = Arc::clone(&reporter.view.get().config);
     let compared = tokio::task::spawn_blocking(move || {
-        let read = Config::read_file(running.source().path()).and_then(|read| read.finish());
+        let read = Config::read_file(running.source().path()).and_then(ParsedConfig::finish);
         match read {
             Ok((new, _)) => ConfigDiff {
                 schema_version: SCHEMA_VERSION,

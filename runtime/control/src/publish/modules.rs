@@ -154,6 +154,18 @@ pub(crate) struct BindOptions {
     pub(crate) builds: Builds,
 }
 
+impl BindOptions {
+    /// Those at the start.
+    pub(crate) const fn first(workers: usize, seed: u64) -> Self {
+        Self {
+            workers,
+            seed,
+            reusable: Vec::new(),
+            builds: Builds::Newest,
+        }
+    }
+}
+
 /// Which builds are bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Builds {

@@ -42,22 +42,18 @@ use crate::admin::report::Reporter;
 use crate::admin::server::{AdminError, AdminSocket, Request};
 use crate::config::Config;
 use crate::health::{BoundChecks, HealthMonitor};
-use crate::network::gateway_failover::session_updater;
-use crate::network::host::HostNetwork;
-use crate::network::kernel::Kernel;
-use crate::network::resolver::Resolver;
-use crate::network::vlans::with_vlans;
 use crate::publish::catalog::{Catalog, CatalogError};
 use crate::publish::controller::{
     Controller, Draft, PublishError, RESOLVE_AT_START_MAX, WorkerLink,
 };
 use crate::publish::counter_totals::CounterTotals;
-use crate::publish::modules::{self, BindOptions, Builds};
+use crate::publish::modules::{self, BindOptions};
 use crate::publish::preflight::Checked;
 use crate::publish::reloads::OnReload;
 use crate::publish::view::{CurrentView, ReloadCounts, View};
 use crate::restart::upgrade::{self, Changes};
 use crate::restart::{KeptState, Stopped};
+use ports::Network;
 use triggers::Triggers;
 
 /// The capacity of the queue of admin requests.
@@ -156,36 +152,26 @@ impl Control {
         };
         let upgrades = upgrade::socket_beside(path);
         let config = Arc::new(setup.checked.config);
-        let kernel = Kernel::connect()?;
-        let (attached, links) = ports::attached(&config, &HostNetwork::read(&kernel).await?)?;
         let shared = setup.shared;
-        let on_move = session_updater(&shared.sessions);
-        let hops = Arc::clone(&shared.next_hops);
-        let resolver = Resolver::start(links.clone(), hops, on_move).await?;
-        resolver.set_return_plan(config.return_plan());
-        let ports = with_vlans(&attached, &[], &resolver.host().borrow());
-
-        let health = HealthMonitor::new(setup.clock_zero);
-        health.adopt(&config);
-        if let Some(kept) = &setup.kept {
-            kept.restore_health(&health);
-        }
+        let Network {
+            kernel,
+            resolver,
+            attached,
+            links,
+            ports,
+        } = Network::start(&config, &shared).await?;
+        let health = first_health(&config, setup.clock_zero, setup.kept.as_ref());
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
-        let options = BindOptions {
-            workers: setup.counters.len(),
-            seed,
-            reusable: Vec::new(),
-            builds: Builds::Newest,
-        };
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let effects = health.effects(&config);
         let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
+        let workers = setup.counters.len();
+        let options = BindOptions::first(workers, seed);
         let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
         let modules = draft.in_use();
         modules::activate(&policy_host, &modules);
         let (snapshot, effects) = (Arc::clone(&draft.snapshot), draft.effects.clone());
-        let workers = setup.counters.len();
         if let Some(kept) = &setup.kept {
             let now = Now::from_start(setup.clock_zero.elapsed());
             kept.restore_sessions(&shared, &snapshot, workers, now);
@@ -228,12 +214,9 @@ impl Control {
             reloads: ReloadCounts::default(),
         };
         controller.counters.start(&controller.snapshot);
+        let clocks = (setup.started, setup.clock_zero);
         let control = Self {
-            reporter: Arc::new(reporter(
-                &controller,
-                setup.log,
-                (setup.started, setup.clock_zero),
-            )),
+            reporter: Arc::new(reporter(&controller, setup.log, clocks)),
             controller,
             events: setup.checked.modules.events,
             socket,
@@ -359,6 +342,16 @@ fn serve_upgrades(path: &Path, request: mpsc::Sender<Request>) -> Option<JoinHan
             None
         }
     }
+}
+
+/// Returns the health of all backends at the start: what an earlier process left, as far as it left any.
+fn first_health(config: &Arc<Config>, zero: Instant, kept: Option<&KeptState>) -> HealthMonitor {
+    let health = HealthMonitor::new(zero);
+    health.adopt(config);
+    if let Some(kept) = kept {
+        kept.restore_health(&health);
+    }
+    health
 }
 
 fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsInUse]) -> View {

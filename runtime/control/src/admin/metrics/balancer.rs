@@ -8,6 +8,7 @@ use waxwing_plugin::{BuildStatus, CALL_TIME_UNIT_NS, ModuleStatus};
 use super::text::{Labels, Page};
 use crate::admin::report::Reporter;
 use crate::health::HealthState;
+use crate::network::hop_state::HopState;
 use crate::publish::view::View;
 use crate::time::unix_seconds;
 
@@ -173,7 +174,7 @@ fn sessions(reporter: &Reporter, view: &View, page: &mut Page<'_>) -> io::Result
 
 fn next_hops(reporter: &Reporter, page: &mut Page<'_>) -> io::Result<()> {
     let (states, known) = (reporter.resolver.states(), reporter.resolver.return_state());
-    let backends: Vec<bool> = states.values().map(|hop| hop.is_resolved()).collect();
+    let backends: Vec<bool> = states.values().map(HopState::is_resolved).collect();
     let gateways = known.gateways.iter();
     let gateways: Vec<bool> = gateways.map(|(_, hop)| hop.is_resolved()).collect();
     let mut family = page.gauge(
@@ -290,11 +291,21 @@ fn modules(reporter: &Reporter, page: &mut Page<'_>) -> io::Result<()> {
     for (labels, module, _) in &modules {
         family.sample(labels, module.faults)?;
     }
+    let of_policies = modules.iter().filter(|(.., kind)| *kind == "policy");
+    let policies: Vec<&ModuleStatus> = of_policies.map(|(_, module, _)| module).collect();
+    write_policies(reporter, &policies, page)
+}
+
+fn write_policies(
+    reporter: &Reporter,
+    policies: &[&ModuleStatus],
+    page: &mut Page<'_>,
+) -> io::Result<()> {
     let mut family = page.counter(
         "waxwing_module_flows_refused_total",
         "Flows left to the fallback: the pick takes no new sessions, or the module had used its share.",
     )?;
-    for (_, module, _) in modules.iter().filter(|(.., kind)| *kind == "policy") {
+    for module in policies {
         let canary = module.canary.as_ref().map(|canary| &canary.build);
         for build in module.serving.iter().chain(canary) {
             let labels = Labels::new([("module", &*module.name), ("build", &*build.hash)]);
@@ -309,7 +320,7 @@ fn modules(reporter: &Reporter, page: &mut Page<'_>) -> io::Result<()> {
     )?;
     #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     let unit = CALL_TIME_UNIT_NS as f64 * 1e-3;
-    for (_, module, _) in modules.iter().filter(|(.., kind)| *kind == "policy") {
+    for module in policies {
         let labels = Labels::new([("module", &*module.name)]);
         family.times(
             &labels,

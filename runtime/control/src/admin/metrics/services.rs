@@ -47,8 +47,11 @@ const COUNTERS: [Row; 5] = [
     ),
 ];
 
+/// Packets and bytes.
+type Traffic = fn(&BackendTotals) -> [u64; 2];
+
 /// The directions of traffic: `forward` to backends, `reply` to clients.
-const DIRECTIONS: [(&str, fn(&BackendTotals) -> [u64; 2]); 2] = [
+const DIRECTIONS: [(&str, Traffic); 2] = [
     ("forward", |it| [it.forward.packets, it.forward.bytes]),
     ("reply", |it| [it.reply.packets, it.reply.bytes]),
 ];
