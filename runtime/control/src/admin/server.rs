@@ -31,6 +31,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -122,6 +123,8 @@ pub struct AdminSocket {
     inode: u64,
     /// The private folder where it lies until it is published.
     hidden: Option<PathBuf>,
+    /// Whether another process has the path now.
+    is_left: Arc<AtomicBool>,
 }
 
 impl AdminSocket {
@@ -171,7 +174,14 @@ impl AdminSocket {
             path: path.to_owned(),
             inode,
             hidden: Some(private),
+            is_left: Arc::default(),
         })
+    }
+
+    /// Leaves the path to another process once this holds. Without a word that one could put its socket there
+    /// between the look at the file and its removal.
+    pub(crate) fn leave_if(&mut self, is_left: &Arc<AtomicBool>) {
+        self.is_left = Arc::clone(is_left);
     }
 
     /// Moves the socket to its path, in place of another one.
@@ -240,7 +250,9 @@ impl Drop for AdminSocket {
             return;
         }
         // Only if the file is still ours: another balancer may have replaced it.
-        if std::fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+        if !self.is_left.load(Ordering::Acquire)
+            && std::fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -65,23 +65,19 @@ pub(crate) struct BackendTotals {
 }
 
 impl CounterTotals {
-    pub(crate) fn new(workers: Vec<Arc<WorkerCounters>>) -> Self {
+    /// Starts with the first snapshot's backends.
+    pub(crate) fn new(workers: Vec<Arc<WorkerCounters>>, first: &Snapshot) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.admit(first, |_| BackendTotals::default());
+        ledger.admit_services(first, |_| Drops::default());
         Self {
             workers,
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Arc::new(ledger)),
         }
     }
 
     pub(crate) fn workers(&self) -> &[Arc<WorkerCounters>] {
         &self.workers
-    }
-
-    /// Notes the first snapshot's backends.
-    pub(crate) fn start(&self, snapshot: &Snapshot) {
-        let mut ledger = Ledger::default();
-        ledger.admit(snapshot, |_| BackendTotals::default());
-        ledger.admit_services(snapshot, |_| Drops::default());
-        self.set(ledger);
     }
 
     /// Restarts from zero the counts and gauges of each backend id that `new` has and `old` has not.
@@ -330,14 +326,13 @@ mod tests {
     impl Bed {
         fn new() -> Self {
             let workers = (0..2).map(|_| Arc::new(WorkerCounters::new(4)));
-            let bed = Self {
-                totals: CounterTotals::new(workers.collect()),
+            let snapshot = Arc::default();
+            Self {
+                totals: CounterTotals::new(workers.collect(), &snapshot),
                 gauges: Gauges::new(4, 2),
                 catalog: Catalog::new(4, 4),
-                snapshot: Arc::default(),
-            };
-            bed.totals.start(&bed.snapshot);
-            bed
+                snapshot,
+            }
         }
 
         /// Puts services into effect, each a name, its VIP's last octet, and its servers' last octets.

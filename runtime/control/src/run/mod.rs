@@ -21,6 +21,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -145,27 +146,16 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let path = &setup.checked.config.admin.socket.value;
-        let socket = match setup.is_upgrade {
-            false => AdminSocket::bind(path).await?,
-            true => AdminSocket::bind_hidden(path)?,
-        };
-        let upgrades = upgrade::socket_beside(path);
+        let (socket, upgrades) = bind(&setup).await?;
         let config = Arc::new(setup.checked.config);
         let shared = setup.shared;
-        let Network {
-            kernel,
-            resolver,
-            attached,
-            links,
-            ports,
-        } = Network::start(&config, &shared).await?;
+        let network = Network::start(&config, &shared).await?;
         let health = first_health(&config, setup.clock_zero, setup.kept.as_ref());
         let seed = RandomState::new().build_hasher().finish();
         let policy_host = setup.checked.modules.policy_host;
         let mut catalog = Catalog::new(config.services_max, config.backends_max);
         let effects = health.effects(&config);
-        let snapshot = catalog.apply(&config, &ports, &shared.gauges, &effects)?;
+        let snapshot = catalog.apply(&config, &network.ports, &shared.gauges, &effects)?;
         let workers = setup.counters.len();
         let options = BindOptions::first(workers, seed);
         let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
@@ -182,14 +172,15 @@ impl Control {
             config,
             loaded_at: SystemTime::now(),
             catalog,
-            attached,
-            ports,
-            links,
+            attached: network.attached,
+            ports: network.ports,
+            links: network.links,
             shared,
-            kernel,
-            resolver: Arc::new(resolver),
+            kernel: network.kernel,
+            resolver: Arc::new(network.resolver),
             policy_host,
             seed,
+            counters: Arc::new(CounterTotals::new(setup.counters, &snapshot)),
             snapshot,
             modules,
             check_host: setup.checked.modules.check_host,
@@ -209,14 +200,11 @@ impl Control {
             republish_due: false,
             last_reload: None,
             on_reload: setup.on_reload,
-            counters: Arc::new(CounterTotals::new(setup.counters)),
             port_report: setup.ports.into(),
             reloads: ReloadCounts::default(),
         };
-        controller.counters.start(&controller.snapshot);
-        let clocks = (setup.started, setup.clock_zero);
         let control = Self {
-            reporter: Arc::new(reporter(&controller, setup.log, clocks)),
+            reporter: Arc::new(reporter(&controller, setup.log, setup.started)),
             controller,
             events: setup.checked.modules.events,
             socket,
@@ -290,7 +278,9 @@ impl Control {
         controller.record_reach();
         controller.health_changed().await;
         socket.publish()?;
-        let upgrades = serve_upgrades(&upgrades, request.clone());
+        let succeeded = Arc::new(AtomicBool::new(false));
+        socket.leave_if(&succeeded);
+        let upgrades = serve_upgrades(&upgrades, request.clone(), &succeeded);
         let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
         let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
@@ -314,6 +304,7 @@ impl Control {
             () = triggers.drive(&mut controller) => true,
             _ = rates => false,
         };
+        succeeded.store(is_succeeded, Ordering::Release);
         if !is_succeeded {
             tracing::info!("shutting down on a signal");
         }
@@ -330,9 +321,14 @@ impl Control {
 }
 
 /// Lets other processes take over. Without a socket for it none can.
-fn serve_upgrades(path: &Path, request: mpsc::Sender<Request>) -> Option<JoinHandle<()>> {
+fn serve_upgrades(
+    path: &Path,
+    request: mpsc::Sender<Request>,
+    succeeded: &Arc<AtomicBool>,
+) -> Option<JoinHandle<()>> {
     let bound = AdminSocket::bind_hidden(path).and_then(|mut socket| {
         socket.publish()?;
+        socket.leave_if(succeeded);
         Ok(socket)
     });
     match bound {
@@ -342,6 +338,17 @@ fn serve_upgrades(path: &Path, request: mpsc::Sender<Request>) -> Option<JoinHan
             None
         }
     }
+}
+
+/// Returns the admin socket, and the path of the socket for upgrades. The admin socket of a process that takes
+/// over is hidden until the other one has ended.
+async fn bind(setup: &ControlSetup) -> Result<(AdminSocket, PathBuf), AdminError> {
+    let path = &setup.checked.config.admin.socket.value;
+    let socket = match setup.is_upgrade {
+        false => AdminSocket::bind(path).await?,
+        true => AdminSocket::bind_hidden(path)?,
+    };
+    Ok((socket, upgrade::socket_beside(path)))
 }
 
 /// Returns the health of all backends at the start: what an earlier process left, as far as it left any.
@@ -366,14 +373,10 @@ fn first_view(config: &Arc<Config>, snapshot: &Arc<Snapshot>, modules: &[BuildsI
     }
 }
 
-fn reporter(
-    controller: &Controller,
-    log: Arc<LogState>,
-    (started, clock_zero): (Instant, Instant),
-) -> Reporter {
+fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Reporter {
     Reporter {
         started,
-        clock_zero,
+        clock_zero: controller.clock_zero,
         started_at: SystemTime::now() - started.elapsed(),
         log,
         view: Arc::clone(&controller.view),
