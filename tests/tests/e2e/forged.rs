@@ -224,8 +224,10 @@ fn a_forged_reset_and_syn_move_no_connection() -> Result<()> {
 
 /// A host in the clients' network answers for a server, one in the servers' network speaks for a client, and
 /// one pings the VIP in its own name: each is dropped under its reason, and the honest packets pass.
+/// Packets of each kind that an attacker sends.
+const FORGED: u64 = 20;
+
 fn no_side_is_believed_for_the_other() -> Result<()> {
-    const FORGED: u64 = 20;
     let topology = Topology::new(Layout::default())?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let config = web(&topology).with(Service::v4("dns", "udp", (53, 5353), 1));
@@ -269,13 +271,7 @@ fn no_side_is_believed_for_the_other() -> Result<()> {
     let after = ask(&stream).context("after the forged acknowledgments")?;
     ensure!(before == after, "{before}, then {after}");
 
-    // Each side's attacker announces an address of the other side as its own.
-    for (side, address) in [(&attack.clients, server4(1)), (&attack.servers, CLIENT4)] {
-        for _ in 0..FORGED {
-            side.send(|link| build::announcement(link.source, VlanTags::NONE, address.into()))?;
-        }
-    }
-    thread::sleep(Duration::from_millis(200));
+    announce_each_other(&attack)?;
     client.send_to(b"who now?", (VIP4, 53))?;
     let (_, from) = server
         .recv_from(&mut answer)
@@ -306,6 +302,17 @@ fn no_side_is_believed_for_the_other() -> Result<()> {
         ensure!(dropped == count, "{dropped} dropped as {reason}: {status}");
     }
     waxwing.stop().map(drop)
+}
+
+/// Each side's attacker announces an address of the other side as its own.
+fn announce_each_other(attack: &Attack) -> Result<()> {
+    for (side, address) in [(&attack.clients, server4(1)), (&attack.servers, CLIENT4)] {
+        for _ in 0..FORGED {
+            side.send(|link| build::announcement(link.source, VlanTags::NONE, address.into()))?;
+        }
+    }
+    thread::sleep(Duration::from_millis(200));
+    Ok(())
 }
 
 /// Sends a request, and returns the answering server: the last line of the answer.

@@ -87,7 +87,7 @@ impl<'a> Prometheus<'a> {
     fn query(&self, expression: &str) -> Result<Vec<f64>> {
         let data = self.ask("query", &[("query", expression)])?;
         let samples = data["result"].as_array().context("a list of samples")?;
-        let value = |sample: &Value| Some(sample["value"][1].as_str()?.parse().ok()?);
+        let value = |sample: &Value| sample["value"][1].as_str()?.parse().ok();
         let values: Option<Vec<f64>> = samples.iter().map(value).collect();
         values.with_context(|| format!("{expression}: {data}"))
     }
@@ -141,32 +141,7 @@ fn prometheus_counts_what_was_sent() -> Result<()> {
     let sent = exact(tally.answers());
     prometheus.expect(web, sent)?;
     prometheus.expect("sum(waxwing_backend_sessions_total{service=\"web\"})", sent)?;
-    for server in ["10.2.0.11:8080", "10.2.0.12:8080"] {
-        let by = format!("waxwing_backend_sessions_total{{service=\"web\",backend=\"{server}\"}}");
-        let values = prometheus.query(&by)?;
-        let share = sent / f64::from(topology.layout().servers);
-        ensure!(
-            values.len() == 1 && (values[0] - share).abs() <= 2.0,
-            "{by} is {values:?} of {sent}"
-        );
-    }
-    // The client's SYN, ACK, request and FIN at least, and as much back.
-    for direction in ["forward", "reply"] {
-        let of = format!("{{service=\"web\",direction=\"{direction}\"}}");
-        let packets = prometheus.query(&format!("waxwing_service_packets_total{of}"))?;
-        let bytes = prometheus.query(&format!("waxwing_service_bytes_total{of}"))?;
-        ensure!(
-            (4.0 * sent..=12.0 * sent).contains(&packets[0]),
-            "{packets:?} packets {direction} for {sent} requests"
-        );
-        ensure!(
-            bytes[0] > 54.0 * packets[0],
-            "{bytes:?} bytes of {packets:?} packets"
-        );
-    }
-    prometheus.expect("sum(waxwing_worker_sessions_opened_total)", sent)?;
-    prometheus.expect("sum(waxwing_service_sessions{service=\"web\"})", sent)?;
-
+    agrees_with_the_traffic(&prometheus, &topology, sent)?;
     dashboard(&prometheus, &page(&topology)?)?;
 
     // A removed backend's counts stay with its service, and a refused reload is seen.
@@ -191,6 +166,39 @@ fn prometheus_counts_what_was_sent() -> Result<()> {
         prometheus.expect(&falls, 0.0)?;
     }
     waxwing.stop().map(drop)
+}
+
+/// Backends have equal shares of the sessions, and packets and bytes are as many as so many requests take.
+fn agrees_with_the_traffic(
+    prometheus: &Prometheus<'_>,
+    topology: &Topology,
+    sent: f64,
+) -> Result<()> {
+    for server in ["10.2.0.11:8080", "10.2.0.12:8080"] {
+        let by = format!("waxwing_backend_sessions_total{{service=\"web\",backend=\"{server}\"}}");
+        let values = prometheus.query(&by)?;
+        let share = sent / f64::from(topology.layout().servers);
+        ensure!(
+            values.len() == 1 && (values[0] - share).abs() <= 2.0,
+            "{by} is {values:?} of {sent}"
+        );
+    }
+    // The client's SYN, ACK, request and FIN at least, and as much back.
+    for direction in ["forward", "reply"] {
+        let of = format!("{{service=\"web\",direction=\"{direction}\"}}");
+        let packets = prometheus.query(&format!("waxwing_service_packets_total{of}"))?;
+        let bytes = prometheus.query(&format!("waxwing_service_bytes_total{of}"))?;
+        ensure!(
+            (4.0 * sent..=12.0 * sent).contains(&packets[0]),
+            "{packets:?} packets {direction} for {sent} requests"
+        );
+        ensure!(
+            bytes[0] > 54.0 * packets[0],
+            "{bytes:?} bytes of {packets:?} packets"
+        );
+    }
+    prometheus.expect("sum(waxwing_worker_sessions_opened_total)", sent)?;
+    prometheus.expect("sum(waxwing_service_sessions{service=\"web\"})", sent)
 }
 
 /// Every expression of the dashboard is valid and has a value, and every metric that it or a rule names is on

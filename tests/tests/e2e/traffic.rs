@@ -325,42 +325,19 @@ fn status_and_sessions_commands_report_traffic() -> Result<()> {
         other.stdout
     );
     // Without `--json` the output is text.
-    let commands: [(&[&str], &str); 6] = [
-        (&["status"], "web"),
-        (
-            &[
-                "session",
-                "list",
-                "--client",
-                "10.1.0.0/24",
-                "--backend",
-                "10.2.0.11:8080",
-            ],
-            "web",
-        ),
-        (&["service", "list"], "203.0.113.10"),
-        (
-            &[
-                "backend",
-                "list",
-                "--service",
-                "web",
-                "--state",
-                "unchecked",
-            ],
-            "10.2.0.13",
-        ),
-        (
-            &["event", "list", "--area", "module"],
-            "serves on all workers",
-        ),
-        (&["config", "show"], "[[service]]"),
-    ];
-    for (command, word) in commands {
-        let text = waxwing.ask(command)?;
+    let of_one = "session list --client 10.1.0.0/24 --backend 10.2.0.11:8080";
+    for (command, word) in [
+        ("status", "web"),
+        (of_one, "web"),
+        ("service list", "203.0.113.10"),
+        ("backend list --service web --state unchecked", "10.2.0.13"),
+        ("event list --area module", "serves on all workers"),
+        ("config show", "[[service]]"),
+    ] {
+        let text = waxwing.ask(&command.split(' ').collect::<Vec<_>>())?;
         ensure!(
             text.status.success() && text.stdout.contains(word),
-            "{command:?}: {}",
+            "`{command}`: {}",
             text.stdout
         );
     }

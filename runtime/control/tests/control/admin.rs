@@ -17,8 +17,8 @@ use waxwing_packet::{Mac, Protocol, VlanTags};
 use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, setup};
 use crate::bed::{ip, parse};
 
-pub(crate) fn sessions() {
-    let bed = Bed::new(&format!("{WEB}{DNS}"));
+/// Opens 600 sessions of `web`, and 300 of `dns`.
+fn open_900(bed: &Bed) {
     let table = &bed.shared.sessions;
     let mut slots = table.slot_cache();
     for n in 0..900_u16 {
@@ -50,6 +50,11 @@ pub(crate) fn sessions() {
         let made = table.insert(&mut slots, hash(0), hash(1), &session, |_| false, |_| false);
         assert!(matches!(made, Insert::Created(_)));
     }
+}
+
+pub(crate) fn sessions() {
+    let bed = Bed::new(&format!("{WEB}{DNS}"));
+    open_900(&bed);
     let by = |query: &[(&str, &str)]| {
         let query: Vec<_> = query
             .iter()

@@ -212,7 +212,7 @@ pub(crate) fn stalled_scrapes() {
     assert!(error.contains("stop what listens there"), "{error}");
     let peer = |at: usize| {
         let mut stream = TcpStream::connect("127.0.0.1:9117").unwrap();
-        for _ in 0..if at % 2 == 0 { 0 } else { 50 } {
+        for _ in 0..if at.is_multiple_of(2) { 0 } else { 50 } {
             let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: w\r\n\r\n");
         }
         bed.pause(1);
