@@ -1,6 +1,6 @@
 //! Lines that a policy writes for the operator.
 
-/// Writes a line for the operator, in the form of [`format!`]. `waxwing module logs NAME` shows it, with
+/// Writes a line for the operator, in the form of [`alloc::format!`]. `waxwing module logs NAME` shows it, with
 /// the worker that wrote it, and so does the balancer's log at debug level; natively it goes to standard
 /// error.
 ///

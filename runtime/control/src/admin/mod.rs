@@ -1,4 +1,4 @@
-//! The admin socket: [`server`], [`client`], and the [`status`] that travels between them; and [`metrics`].
+//! The admin socket: [`server`], [`client`], and the [`status`] that travels between them; and the metrics.
 
 pub(crate) mod availability;
 pub mod client;

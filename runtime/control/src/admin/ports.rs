@@ -12,7 +12,7 @@ pub trait AttachedPorts: Send + Sync {
     /// `mtu`.
     fn ports(&self) -> Vec<PortStatus>;
 
-    /// See [`Status::frames`].
+    /// See [`Status::frames`](crate::admin::status::Status::frames).
     fn frames(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
