@@ -121,7 +121,7 @@ pub struct PortLinks {
 /// Loads the program for ports that another process has attached: [`Attached::take`] takes them over.
 ///
 /// # Errors
-/// As [`attach`](crate::attach).
+/// As [`attach`](fn@crate::attach).
 pub fn prepare(ports: &[PortOptions], options: &Options) -> Result<Attached, XdpError> {
     let (mut attached, interfaces) = load(ports, options)?;
     for (port, interface) in (0..).map(PortId).zip(&interfaces) {
