@@ -1,8 +1,8 @@
 //! Lines that a policy writes for the operator.
 
-/// Writes a line for the operator, in the form of [`alloc::format!`]. `waxwing module logs NAME` shows it, with
-/// the worker that wrote it, and so does the balancer's log at debug level; natively it goes to standard
-/// error.
+/// Writes a line for the operator, in the form of [`alloc::format!`]. `waxwing module logs NAME` shows it,
+/// with the worker that wrote it, and so does the balancer's log at debug level; natively it goes to
+/// standard error.
 ///
 /// The host collects the lines four times a second, up to 4096 bytes each time; what is over is counted
 /// and left out. Formatting takes time of the batch: write what happens rarely, and never a line for each

@@ -340,8 +340,8 @@ fn serve_upgrades(
     }
 }
 
-/// Returns the admin socket, and the path of the socket for upgrades. The admin socket of a process that takes
-/// over is hidden until the other one has ended.
+/// Returns the admin socket, and the path of the socket for upgrades. The admin socket of a process that
+/// takes over is hidden until the other one has ended.
 async fn bind(setup: &ControlSetup) -> Result<(AdminSocket, PathBuf), AdminError> {
     let path = &setup.checked.config.admin.socket.value;
     let socket = match setup.is_upgrade {

@@ -162,7 +162,10 @@ impl<'a> Restorer<'a> {
         now: Tick,
     ) -> Result<Session, RecordRefusal> {
         let mut hop = record.hop;
-        hop.port = known(&self.ids.ports, hop.port.index()).ok_or(RecordRefusal::Port)?;
+        // A session that a reply opened has no port yet.
+        if hop.port != PortId::KERNEL {
+            hop.port = known(&self.ids.ports, hop.port.index()).ok_or(RecordRefusal::Port)?;
+        }
         let ago = |ticks: u32| Tick(now.0.saturating_sub(ticks.saturating_add(elapsed)));
         let session = Session {
             client: record.client,

@@ -7,6 +7,7 @@ use waxwing_testkit::build;
 use crate::frames::{
     ACK, RST, SERVER_ISN, SYN, SYN_ACK, ip, one, ports, reply, reply_segment, request, segment,
 };
+use crate::records::{records, restore};
 use crate::world::{
     BACK, CLIENT_MAC, EACH, FRONT, Plan, SERVICE_PORT, Settings, V4, World, backend_mac,
 };
@@ -71,6 +72,19 @@ fn a_reply_opens_its_session_and_the_client_shows_where_it_is() {
         assert_eq!(packet.source, plan.vip);
         assert_eq!(world.script().calls, 0, "no policy is asked");
         assert_eq!(world.drops(), []);
+    }
+}
+
+/// Also before its client has shown where it is.
+#[test]
+fn an_adopted_session_goes_on_after_a_restart() {
+    for (plan, protocol) in EACH {
+        let mut before = world(plan, protocol, false);
+        assert_left_to_kernel(&mut before, &[nth_reply(plan, 0).frame_of(protocol)]);
+        let mut after = world(plan, protocol, false);
+        assert_eq!(restore(&after, &records(&before)), [Ok(())]);
+        assert_left_to_kernel(&mut after, &[nth_reply(plan, 1).frame_of(protocol)]);
+        assert_eq!(after.held(), [1, 0, 0]);
     }
 }
 

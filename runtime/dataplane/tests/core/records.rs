@@ -27,7 +27,7 @@ fn same_ids() -> RecordIds {
 }
 
 /// The records of a world's sessions, with fields of a later version behind each.
-fn records(world: &World) -> Vec<Vec<u8>> {
+pub(crate) fn records(world: &World) -> Vec<Vec<u8>> {
     let record = |record: SessionRecord| {
         let mut bytes = Vec::new();
         record.write(&mut bytes);
@@ -65,7 +65,7 @@ fn restore_after(
     records.iter().map(restore).collect()
 }
 
-fn restore(world: &World, records: &[Vec<u8>]) -> Vec<Result<(), RecordRefusal>> {
+pub(crate) fn restore(world: &World, records: &[Vec<u8>]) -> Vec<Result<(), RecordRefusal>> {
     restore_after(world, records, &same_ids(), 0)
 }
 
