@@ -149,7 +149,7 @@ fn without_a_thread_or_process_to_be_had_it_runs_on() -> Result<()> {
     })?;
     assert_works(&topology, &waxwing, &config)?;
     let asked = waxwing.ask(&["session", "list"])?;
-    let said = "cannot start a thread to list the sessions";
+    let said = "cannot start a thread to write sessions";
     ensure!(
         !asked.status.success() && asked.stderr.contains(said),
         "{asked:?}"
