@@ -197,7 +197,7 @@ fn serve(
     manager.stopping();
     let ended = workers.join();
     if let Ok(stopped) = &outcome
-        && stopped.keep(state_folder()) > 0
+        && stopped.keep(state_folder())
     {
         attached.hold(RESTART_MAX);
     }

@@ -106,10 +106,10 @@ pub struct Stopped {
 
 impl Stopped {
     /// Writes the state to the folder that [`KeptState::read`] reads, unless another process has taken over.
-    /// Call it once the workers have ended. Returns the number of sessions in it. A failure is logged.
-    pub fn keep(&self, program: PathBuf) -> usize {
+    /// Call it once the workers have ended. Returns whether one in it is open. A failure is logged.
+    pub fn keep(&self, program: PathBuf) -> bool {
         if self.is_succeeded {
-            return 0;
+            return false;
         }
         let now = self.controller.now();
         let folder = self.controller.config.state_folder(program);
@@ -130,7 +130,7 @@ impl Stopped {
         match written {
             Ok(()) => {
                 info!("{sessions} sessions kept in {}", path.display());
-                sessions
+                self.controller.has_open_sessions()
             }
             Err(error) => {
                 warn!(
@@ -138,7 +138,7 @@ impl Stopped {
                      room, and make the folder one of this process's user to which nobody else may write",
                     path.display()
                 );
-                0
+                false
             }
         }
     }

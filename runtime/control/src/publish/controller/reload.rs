@@ -101,6 +101,13 @@ impl Controller {
         })
     }
 
+    /// Returns whether a session is half-open or active.
+    pub(crate) fn has_open_sessions(&self) -> bool {
+        let gauges = &self.shared.gauges;
+        let mut backends = self.snapshot.backends();
+        backends.any(|backend| gauges.sessions(backend.id).load() > 0)
+    }
+
     /// Counts the half-open and active sessions of backends.
     fn sessions_of(&self, keys: &HashSet<BackendKey>) -> u64 {
         let backends = self.snapshot.backends();
