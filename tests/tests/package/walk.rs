@@ -30,8 +30,8 @@ pub(crate) fn run() -> Result<()> {
     let package = package()?;
     let newer = newer(&package, topology.scratch.path())?;
     let container = Container::boot(&topology.balancer, &topology.scratch)?;
-    fs::copy(package, container.path("/root/this.deb"))?;
-    fs::copy(newer, container.path("/root/newer.deb"))?;
+    fs::copy(package, container.path("/srv/this.deb"))?;
+    fs::copy(newer, container.path("/srv/newer.deb"))?;
 
     installs_and_starts_nothing(&container)?;
     starts_when_it_is_configured(&container, &topology)?;
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn installs_and_starts_nothing(container: &Container) -> Result<()> {
-    container.run(&["dpkg", "--install", "/root/this.deb"])?;
+    container.run(&["dpkg", "--install", "/srv/this.deb"])?;
     let state = container.property(UNIT, "ActiveState")?;
     ensure!(state == "inactive", "it is {state} before it is configured");
     // The config is complete but for its ports and services.
@@ -142,7 +142,7 @@ fn is_started_again_after_a_kill(container: &Container, topology: &Topology) -> 
 fn is_upgraded(container: &Container, topology: &Topology) -> Result<()> {
     let before = container.main_process(UNIT)?;
     let edited = fs::read_to_string(container.path(CONFIG))?;
-    container.run(&["dpkg", "--install", "/root/newer.deb"])?;
+    container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
     let now = container.main_process(UNIT)?;
     ensure!(now != before, "the old version still runs");
     let config = fs::read_to_string(container.path(CONFIG))?;
@@ -161,7 +161,7 @@ fn serves_on_if_the_new_version_refuses_the_config(
     let path = container.path(CONFIG);
     let good = fs::read_to_string(&path)?;
     fs::write(&path, good.clone() + "colour = \"red\"\n")?;
-    let said = container.run(&["dpkg", "--install", "/root/newer.deb"])?;
+    let said = container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
     fs::write(&path, good)?;
     ensure!(
         said.contains("refuses the config"),

@@ -61,7 +61,7 @@ impl MetricsListener {
     /// Listens. A port below 1024 needs a right that a running balancer does not have.
     ///
     /// # Errors
-    /// The port is in use, or the address is none of this host's.
+    /// Another program has the port, or this host does not have the address.
     pub fn bind(listen: SocketAddr) -> Result<Self, ListenError> {
         let failed = |source| ListenError { listen, source };
         let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
