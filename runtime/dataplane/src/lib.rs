@@ -10,10 +10,12 @@
 //! - [`session`]: the session table; `fragments`: the table of fragmented datagrams;
 //!   `direct`: the connections that bypass the services; `source_rates`: new sessions by network;
 //! - [`path`]: a packet's path; [`egress`]: where a packet leaves;
-//! - [`counters`]: what happened.
+//! - [`counters`]: what happened; [`dry_run`]: what would happen to a packet.
 
+mod atomics;
 pub mod counters;
 mod direct;
+pub mod dry_run;
 pub mod egress;
 mod fallback;
 mod fragments;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use waxwing_packet::{Address, Family, Prefix, Protocol};
 
 use crate::Now;
+use crate::atomics::copy_u64;
 use crate::session::{Key, Tuple};
 
 /// Cells that each network has.
@@ -57,6 +58,14 @@ impl SourceRates {
         Self {
             key: Key::new(seed),
             cells: (0..ROWS * WIDTH).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// These rates, as they are now.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            cells: self.cells.iter().map(copy_u64).collect(),
         }
     }
 

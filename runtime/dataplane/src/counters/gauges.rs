@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::atomics::{copy_u32, copy_u64};
 use crate::session::{Phase, WORKER_UNCOUNTED};
 use crate::{BackendId, SOURCES_MAX, SourceId};
 
@@ -50,7 +51,34 @@ struct Assigned {
 #[derive(Default, Debug)]
 struct Phases([AtomicU32; 3]);
 
+impl Measured {
+    fn copy(&self) -> Self {
+        Self {
+            phases: self.phases.copy(),
+            latency_us: copy_u32(&self.latency_us),
+            opened: copy_u64(&self.opened),
+            refused: copy_u64(&self.refused),
+            unanswered: copy_u64(&self.unanswered),
+        }
+    }
+}
+
+impl Assigned {
+    fn copy(&self) -> Self {
+        Self {
+            sessions_per_s: copy_u32(&self.sessions_per_s),
+            failures_ppm: copy_u32(&self.failures_ppm),
+            failure_samples: copy_u32(&self.failure_samples),
+            signals: self.signals.each_ref().map(copy_u32),
+        }
+    }
+}
+
 impl Phases {
+    fn copy(&self) -> Self {
+        Self(self.0.each_ref().map(copy_u32))
+    }
+
     #[inline]
     fn of(&self, phase: Phase) -> &AtomicU32 {
         &self.0[match phase {
@@ -134,6 +162,17 @@ impl Gauges {
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             sources: (0..=SOURCES_MAX).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// The numbers as they are now.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            measured: self.measured.iter().map(Measured::copy).collect(),
+            assigned: self.assigned.iter().map(Assigned::copy).collect(),
+            here: self.here.iter().map(Phases::copy).collect(),
+            failed: self.failed.iter().map(copy_u32).collect(),
+            sources: self.sources.iter().map(copy_u32).collect(),
         }
     }
 

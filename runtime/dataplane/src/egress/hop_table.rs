@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::NextHop;
 use super::hop::{decode, encode};
 use super::routes::PublishedRoutes;
+use crate::atomics::{copy_u32, copy_u64};
 use crate::prefetch::prefetch;
 use crate::{BackendId, DropReason, PortId};
 
@@ -46,6 +47,18 @@ impl HopTable {
             uses: initial.collect(),
             port_changes: AtomicU64::new(0),
             routes: PublishedRoutes::default(),
+        }
+    }
+
+    /// The next hops as they are now, and the same routes.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            words: self.words.iter().map(copy_u64).collect(),
+            wanted: self.wanted.iter().map(copy_u64).collect(),
+            ports: self.ports.iter().map(copy_u64).collect(),
+            uses: self.uses.iter().map(copy_u32).collect(),
+            port_changes: AtomicU64::new(self.port_changes()),
+            routes: self.routes.copy(),
         }
     }
 

@@ -9,7 +9,9 @@ use waxwing_packet::{Address, Family, IpPacket, Protocol, TcpFlags, Transport};
 
 use crate::Snapshot;
 use crate::model::Backend;
-use crate::session::{Direction, FlowHash, SessionRef, SessionTable, Stored, TcpState, Tuple};
+use crate::session::{
+    Direction, FlowHash, Session, SessionRef, SessionTable, Stored, TcpState, Tuple,
+};
 
 /// A packet's session, and the session's backend in the snapshot of the lookup.
 #[derive(Clone, Copy)]
@@ -40,6 +42,16 @@ pub(crate) fn find<'s>(
         direction,
         backend,
     })
+}
+
+/// The session of a tuple.
+pub(crate) fn find_session(
+    sessions: &SessionTable,
+    snapshot: &Snapshot,
+    tuple: &Tuple,
+) -> Option<(SessionRef, Session)> {
+    let found = find(sessions, snapshot, tuple, sessions.hash(tuple))?;
+    Some((found.at, found.stored.session()))
 }
 
 /// The session's backend and the packet's direction if the tuple is the session's.

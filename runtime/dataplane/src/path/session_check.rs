@@ -24,7 +24,9 @@ pub(crate) fn ending(found: &FoundSession<'_>, flags: TcpFlags, now: Now) -> Opt
         ..
     } = found;
     // A session seen in this tick cannot have timed out.
-    if stored.seen() != now.tick() && is_expired(*stored, backend, now) {
+    if stored.tcp().is_killed() {
+        Some(ending_of_killed(*stored, *direction))
+    } else if stored.seen() != now.tick() && is_expired(*stored, backend, now) {
         Some(Ending::Over)
     } else if *direction == Direction::Reply {
         stored
@@ -37,6 +39,16 @@ pub(crate) fn ending(found: &FoundSession<'_>, flags: TcpFlags, now: Now) -> Opt
         None
     } else {
         ending_at_loss(backend, *stored)
+    }
+}
+
+/// At the next packet of a session that the operator has ended: its sender is told, but a client's datagram
+/// finds another backend.
+#[cold]
+fn ending_of_killed(stored: Stored, direction: Direction) -> Ending {
+    match (stored.protocol(), direction) {
+        (Protocol::Udp, Direction::Forward) => Ending::Repick,
+        _ => Ending::Reset,
     }
 }
 
@@ -101,7 +113,7 @@ pub(crate) fn end<F: FrameBuf>(
     ending: Ending,
     snapshot: &Snapshot,
     arrived: Arrived<'_, F>,
-    (at, session): (SessionRef, Session),
+    (at, session, direction): (SessionRef, Session, Direction),
     now: Now,
 ) -> Verdict {
     match ending {
@@ -118,7 +130,7 @@ pub(crate) fn end<F: FrameBuf>(
             as_new_flow(context, snapshot, arrived, now)
         }
         Ending::Reset => {
-            let verdict = verdict_at_reset(context, &arrived, (at, session), now);
+            let verdict = verdict_at_reset(context, &arrived, (at, session, direction), now);
             // If the RST cannot be sent now (rate limit), a TCP session stays for the client's next packet,
             // which would otherwise belong to an unknown connection. A datagram simply finds another backend.
             let stays = matches!(verdict, Verdict::Drop(_)) && session.protocol == Protocol::Tcp;
@@ -145,16 +157,16 @@ fn as_new_flow<F: FrameBuf>(
     }
 }
 
-/// The verdict on the packet whose session is reset. An RST is never answered; it goes on to the backend,
-/// which may be draining and has no other way to learn that the connection ended.
+/// The verdict on the packet whose session is reset. An RST is never answered; it goes on to the other end,
+/// which has no other way to learn that the connection ended: its backend may be draining.
 fn verdict_at_reset<F: FrameBuf>(
     context: &mut WorkerContext,
     arrived: &Arrived<'_, F>,
-    (at, session): (SessionRef, Session),
+    (at, session, direction): (SessionRef, Session, Direction),
     now: Now,
 ) -> Verdict {
     if tcp_flags(arrived.packet).has(TcpFlags::RST) {
-        return Verdict::Session(at, session, Direction::Forward);
+        return Verdict::Session(at, session, direction);
     }
     let WorkerContext {
         reject, linearizer, ..

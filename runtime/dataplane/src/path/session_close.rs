@@ -31,6 +31,20 @@ pub(crate) enum RemovalCause {
     BackendDown,
 }
 
+/// Ends a session as the operator asks: the next packet of either end is answered with an RST, and until then
+/// the session counts as closing. Returns whether it was open.
+pub fn kill(shared: &SharedState, at: SessionRef, session: &Session) -> bool {
+    let states = shared.sessions.update_tcp(at, TcpState::killed);
+    let Some((before, after)) = states.filter(|(before, after)| before != after) else {
+        return false;
+    };
+    let (worker, phases) = (session.worker.into(), [before.phase(), after.phase()]);
+    if phases[0] != phases[1] {
+        shared.gauges.change(worker, session.backend, phases);
+    }
+    true
+}
+
 /// Closed sessions that are not yet reported to their policies.
 pub(crate) struct ClosedSessions {
     shared: SharedState,

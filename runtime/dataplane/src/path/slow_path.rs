@@ -68,7 +68,7 @@ pub(crate) fn resolve<F: FrameBuf>(
     let service = found.backend.service;
     let verdict = match stop {
         Stop::Ending(ending) => {
-            let session = (found.at, found.stored.session());
+            let session = (found.at, found.stored.session(), found.direction);
             session_check::end(context, ending, snapshot, arrived, session, now)
         }
         Stop::FirstFragment => Verdict::Session(found.at, found.stored.session(), found.direction),

@@ -62,6 +62,7 @@ impl FlowHash {
 
 /// The key of a hash. One key gives one hash on every machine and in every version of Waxwing: the balancers
 /// of a cluster rely on it.
+#[derive(Clone)]
 pub struct Key([u64; 6]);
 
 /// The fractional digits of pi, so that a poor seed still makes a usable key.
@@ -109,6 +110,7 @@ impl Key {
 
 /// Draws numbers that others may see, such as source ports, from hashes, of which they show nothing: a keyed
 /// SipHash of the hash.
+#[derive(Clone)]
 pub(super) struct Draws(u64);
 
 impl Draws {

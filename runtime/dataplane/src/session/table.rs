@@ -112,6 +112,18 @@ impl SessionTable {
         })
     }
 
+    /// An empty table with the same hash and draws.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub(crate) fn empty_like(&self, sessions_max: u32) -> Result<Self, TableError> {
+        Ok(Self {
+            key: self.key.clone(),
+            draws: self.draws.clone(),
+            ..Self::new(sessions_max, [0; 4])?
+        })
+    }
+
     /// A worker's cache of free slots.
     #[must_use]
     pub fn slot_cache(&self) -> SlotCache {

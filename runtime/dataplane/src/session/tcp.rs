@@ -217,6 +217,23 @@ impl TcpState {
         self.0 & RESET != 0
     }
 
+    /// The state once the operator has ended the session: as after an RST that neither end has sent. The next
+    /// packet of either end finds it so. A connection that has ended stays as it is.
+    #[must_use]
+    pub const fn killed(self) -> Self {
+        match self.has_ended() {
+            true => self,
+            false => Self(self.0 | RESET),
+        }
+    }
+
+    /// Whether the operator has ended the session. (An RST sets both bits.)
+    #[inline]
+    #[must_use]
+    pub const fn is_killed(self) -> bool {
+        self.0 & (RESET | ENDED) == RESET
+    }
+
     /// Whether a client's packet with these flags opens a new connection because this one is over (RFC 9293
     /// section 3.6.1: a SYN may reuse a connection in TIME-WAIT).
     ///

@@ -13,6 +13,7 @@
 
 mod adopt;
 mod direct;
+mod dry_run;
 mod floods;
 mod fragment_bounds;
 mod fragment_ends;
@@ -25,6 +26,7 @@ mod icmp_errors;
 mod icmp_errors_hostile;
 mod icmp_sent;
 mod jumbo;
+mod kill;
 mod new_flows;
 mod no_allocation;
 mod paths;

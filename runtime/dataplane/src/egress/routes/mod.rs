@@ -208,6 +208,15 @@ impl PublishedRoutes {
         self.generation.fetch_add(1, Ordering::Release);
         before
     }
+
+    /// The same table.
+    pub(crate) fn copy(&self) -> Self {
+        let table = lock(&self.table).clone();
+        Self {
+            table: Mutex::new(table),
+            generation: AtomicU64::new(1),
+        }
+    }
 }
 
 /// A worker's reference to the table in effect.
