@@ -40,6 +40,24 @@ pub(crate) struct InstanceOwner {
     pub(crate) times: WorkerCallTimes,
 }
 
+impl InstanceOwner {
+    /// The first worker; what is reported ends here, except faults.
+    pub(crate) fn unheard(seed: u64, faults: FaultSink) -> Self {
+        Self {
+            worker: 0,
+            seed,
+            generation: 1,
+            faults,
+            counters: Arc::default(),
+            outcomes: Arc::default(),
+            recent_flows: Arc::default(),
+            log: Arc::default(),
+            share_percent: 0,
+            times: WorkerCallTimes::default(),
+        }
+    }
+}
+
 /// Makes an instance that serves all of `services`.
 pub(crate) fn bind(
     engine: &Engine,

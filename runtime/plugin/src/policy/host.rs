@@ -229,6 +229,22 @@ impl Host {
         Ok(Box::new(policy))
     }
 
+    /// Makes an instance of the build that most workers have, for its services, that reports to nobody;
+    /// `None` if no build serves.
+    ///
+    /// # Errors
+    /// If the module refuses a service or breaks the ABI.
+    pub fn spare(
+        &self,
+        in_use: &BuildsInUse,
+        seed: u64,
+    ) -> Option<Result<Box<dyn Policy>, ModuleError>> {
+        let services = in_use.services.as_ref()?;
+        let owner = InstanceOwner::unheard(seed, Arc::new(|_| {}));
+        let made = bind(&self.engine, in_use.majority(), owner, services);
+        Some(made.map(|policy| Box::new(policy) as _))
+    }
+
     /// Records that a build's instances now serve, on all workers or as a canary. The build before
     /// becomes the target of a roll-back. Do not call this for instances that only checked a config.
     pub fn activate(&self, module: &Arc<CompiledModule>, is_canary: bool) {
@@ -415,6 +431,14 @@ impl Host {
         }
         self.library
             .faulted(&self.engine, &report.module, &report.text, Instant::now())
+    }
+
+    /// Quarantines a module's newest build in use, a canary if there is one. Returns its hash and that of the
+    /// build that serves now, for people; `None` if there is no other. Call [`Host::bind`] then.
+    pub fn roll_back(&self, name: &str) -> Option<(String, String)> {
+        let builds = self.library.roll_back_from_newest(&self.engine, name)?;
+        let [from, to] = builds.map(|build| build.hash.digits().chars().take(12).collect());
+        Some((from, to))
     }
 
     /// Ends the quarantine of a module's builds whose hashes start with `hash`. Returns those hashes. Call

@@ -71,6 +71,34 @@ impl Library {
         }
     }
 
+    /// Quarantines the newest build in use, a canary if there is one, and lets the one before it serve.
+    /// Returns both; `None`, and nothing has changed, if there is no other.
+    pub(crate) fn roll_back_from_newest(
+        &self,
+        engine: &Engine,
+        name: &str,
+    ) -> Option<[Arc<CompiledModule>; 2]> {
+        const REASON: &str = "rolled back by the operator";
+        let (canary, current) = {
+            let mut lifecycles = lock(&self.lifecycles);
+            let lifecycle = lifecycles.module(name);
+            let canary = lifecycle.canary.take();
+            (
+                canary.map(|canary| canary.module),
+                lifecycle.current.clone()?,
+            )
+        };
+        if let Some(canary) = canary {
+            lock(&self.lifecycles).module(name).candidate = None;
+            self.quarantine(&canary, REASON);
+            return Some([canary, current]);
+        }
+        let back = self.earlier(engine, &current)?;
+        self.serve_again(&back);
+        self.quarantine(&current, REASON);
+        Some([current, back])
+    }
+
     pub(super) fn quarantine(&self, module: &Arc<CompiledModule>, reason: &str) {
         let all = lock(&self.lifecycles).quarantine(module, reason);
         self.store.set_quarantined(&all);
@@ -104,9 +132,23 @@ impl Library {
 
     /// Replaces a build by the previous one, else by the shipped one. Returns whether there was one.
     fn roll_back(&self, engine: &Engine, module: &Arc<CompiledModule>) -> bool {
+        let Some(back) = self.earlier(engine, module) else {
+            self.store.forget(&module.name);
+            return false;
+        };
+        self.serve_again(&back);
+        true
+    }
+
+    /// Returns a build that may serve instead of this one: the previous one, else the shipped one.
+    fn earlier(
+        &self,
+        engine: &Engine,
+        module: &Arc<CompiledModule>,
+    ) -> Option<Arc<CompiledModule>> {
         let name = &module.name;
-        let previous = lock(&self.lifecycles).module(name).previous.take();
-        let good = |hash| lock(&self.lifecycles).quarantined(hash).is_none();
+        let previous = lock(&self.lifecycles).module(name).previous.clone();
+        let good = |hash| hash != module.hash && lock(&self.lifecycles).quarantined(hash).is_none();
         let shipped = || {
             let bytes = self.sources.shipped(name);
             let bytes = bytes.filter(|bytes| good(ModuleHash::of(bytes)))?;
@@ -114,21 +156,20 @@ impl Library {
                 .inspect_err(|error| error!("{error}"))
                 .ok()
         };
-        let back = previous
+        previous
             .filter(|previous| good(previous.hash))
-            .or_else(shipped);
-        let Some(back) = back else {
-            self.store.forget(name);
-            return false;
-        };
-        lock(&self.lifecycles).module(name).roll_back_to(&back);
+            .or_else(shipped)
+    }
+
+    fn serve_again(&self, back: &Arc<CompiledModule>) {
+        let name = &back.name;
+        lock(&self.lifecycles).module(name).roll_back_to(back);
         match back.source {
             ModuleSource::Shipped => self.store.forget(name),
             ModuleSource::File(_) | ModuleSource::LastGood(_) => {
                 self.store.keep(name, &back.image);
             }
         }
-        self.log_step(&back, "serves again on all workers".into());
-        true
+        self.log_step(back, "serves again on all workers".into());
     }
 }

@@ -15,7 +15,6 @@ use crate::build::validate::ModuleLimits;
 use crate::error::ModuleError;
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
-use crate::policy::call_times::WorkerCallTimes;
 use crate::policy::guest::PolicyGuest;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, WasmPolicy};
@@ -145,16 +144,8 @@ impl LoadedPolicy {
         let sink = Arc::clone(&faults);
         let counters = Arc::new(ModuleCounters::default());
         let owner = InstanceOwner {
-            worker: 0,
-            seed,
-            generation: 1,
-            faults: Arc::new(move |report| lock(&sink).push(report)),
             counters: Arc::clone(&counters),
-            outcomes: Arc::default(),
-            recent_flows: Arc::default(),
-            log: Arc::default(),
-            share_percent: 0,
-            times: WorkerCallTimes::default(),
+            ..InstanceOwner::unheard(seed, Arc::new(move |report| lock(&sink).push(report)))
         };
         Ok(PolicyInstance {
             policy: bind(&self.engine, &self.module, owner, services)?,
