@@ -56,6 +56,24 @@ pub(crate) struct SessionsArguments {
     pub(crate) limit: Option<u64>,
 }
 
+/// Which sessions to end.
+#[derive(Args)]
+pub(crate) struct KillArguments {
+    #[command(flatten)]
+    pub(crate) admin: AdminAddress,
+    #[command(flatten)]
+    pub(crate) only: OnlyServices,
+    /// Only of this client, or of clients in this network: 198.51.100.0/24.
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) client: Option<String>,
+    /// Only of the backend with this name or endpoint.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Only half-open or active ones.
+    #[arg(long)]
+    pub(crate) phase: Option<String>,
+}
+
 #[derive(Args)]
 pub(crate) struct EventsArguments {
     #[command(flatten)]

@@ -7,6 +7,7 @@ mod arguments;
 mod attached;
 mod calls;
 mod event_layer;
+mod explain;
 mod folders;
 mod list;
 mod log;
@@ -25,11 +26,14 @@ mod workers;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use waxwing_control::health::AdminState;
 
-use arguments::{AdminAddress, EventsArguments, OneBackend, OnlyServices, SessionsArguments};
+use arguments::{
+    AdminAddress, EventsArguments, KillArguments, OneBackend, OnlyServices, SessionsArguments,
+};
 use list::{OfServices, OfServicesCommand, PlainCommand};
 
 /// The version, with the commit if the build knew it.
@@ -87,7 +91,7 @@ enum Command {
         #[command(subcommand)]
         command: OfServicesCommand,
     },
-    /// Lists its sessions.
+    /// Lists its sessions, or ends some.
     Session {
         #[command(subcommand)]
         command: SessionCommand,
@@ -107,12 +111,15 @@ enum Command {
         #[command(subcommand)]
         command: OfServicesCommand,
     },
+    /// Says what would happen to a client's packet, without sending one: its service and session, what the
+    /// policy would pick now, where it would leave, and what would drop it; exits with 3 if something does.
+    Explain(explain::ExplainArguments),
     /// Lists what happened.
     Event {
         #[command(subcommand)]
         command: EventCommand,
     },
-    /// Shows the config in effect, or what a reload would change.
+    /// Shows the config in effect or what a reload would change; checks another one, or puts it into effect.
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -159,6 +166,9 @@ enum Command {
 enum SessionCommand {
     /// Lists sessions as a table.
     List(SessionsArguments),
+    /// Ends the sessions that pass all filters given: each connection is reset at its next packet, and a
+    /// client's datagrams go to another backend.
+    Kill(KillArguments),
 }
 
 #[derive(Subcommand)]
@@ -173,6 +183,25 @@ enum ConfigCommand {
     Show(AdminAddress),
     /// Compares the file with the config in effect; exits with 3 if a change needs a restart.
     Diff(AdminAddress),
+    /// Checks a file as a reload would, against the running balancer, and prints what it would change.
+    Validate {
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Replaces the config's file by another file's text and puts it into effect; if it has errors, both the
+    /// file and the running config stay.
+    Apply {
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// The file.
+        file: PathBuf,
+        /// The `etag` of the config that it was made from (`GET /v1/config`); it is refused if another one is
+        /// in effect by now.
+        #[arg(long, value_name = "TAG")]
+        if_match: Option<String>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -187,7 +216,21 @@ enum BackendCommand {
     },
     /// Gives a backend no new sessions. Its sessions stay, at most for the service's `drain_timeout` if it
     /// has one.
-    Drain(#[command(flatten)] OneBackend),
+    Drain {
+        #[command(flatten)]
+        which: OneBackend,
+        /// How long its sessions may stay instead, such as 10m: then they end.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        within: Option<Duration>,
+    },
+    /// Sets a backend's weight, in place of the config's, until it is set again.
+    Weight {
+        #[command(flatten)]
+        which: OneBackend,
+        /// From 0 (drains) to 65535, or `config` for the config's.
+        #[arg(value_parser = weight)]
+        weight: Weight,
+    },
     /// Treats a backend as down; the service's `on_down` decides about its sessions.
     Disable(#[command(flatten)] OneBackend),
     /// Ends `drain` and `disable`; the backend's health decides again.
@@ -200,6 +243,21 @@ enum BackendCommand {
         #[arg(required = true, value_name = "NAME=VALUE")]
         values: Vec<String>,
     },
+}
+
+/// A weight; `None`: the config's.
+#[derive(Clone, Copy)]
+struct Weight(Option<u32>);
+
+fn weight(text: &str) -> Result<Weight, String> {
+    match text {
+        "config" => Ok(Weight(None)),
+        text => {
+            let weight: Result<u16, _> = text.parse();
+            let why = |_| "write a number from 0 to 65535, or `config`".to_owned();
+            weight.map(|it| Weight(Some(it.into()))).map_err(why)
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -219,6 +277,7 @@ fn main() -> ExitCode {
         },
         Command::Session { command } => match command {
             SessionCommand::List(arguments) => query::sessions(arguments),
+            SessionCommand::Kill(arguments) => query::kill(arguments),
         },
         Command::Port { command } => match command {
             PlainCommand::List(of) => list::ports(&of),
@@ -229,11 +288,18 @@ fn main() -> ExitCode {
         Command::Drop { command } => match command {
             OfServicesCommand::List(of) => list::drops(&of),
         },
+        Command::Explain(arguments) => return exit(explain::explain(&arguments)),
         Command::Event { command } => match command {
             EventCommand::List(arguments) => query::events(arguments),
         },
         Command::Config { command } => match command {
             ConfigCommand::Show(admin) => query::config(&admin.socket),
+            ConfigCommand::Validate { admin, file } => query::validate(&admin.socket, &file),
+            ConfigCommand::Apply {
+                admin,
+                file,
+                if_match,
+            } => query::apply(&admin.socket, &file, if_match),
             ConfigCommand::Diff(admin) => return exit(query::config_diff(&admin.socket)),
         },
         Command::Health { admin, json, only } => {
@@ -242,9 +308,12 @@ fn main() -> ExitCode {
         Command::Backend { command } => match command {
             BackendCommand::List { of, state } => list::backends(&of, state),
             BackendCommand::Signal { which, values } => query::signal(which, &values),
-            BackendCommand::Drain(which) => query::set_backend(which, AdminState::Draining),
-            BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled),
-            BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled),
+            BackendCommand::Drain { which, within } => {
+                query::set_backend(which, AdminState::Draining, within)
+            }
+            BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled, None),
+            BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled, None),
+            BackendCommand::Weight { which, weight } => query::set_weight(which, weight.0),
         },
         Command::CompileModules => waxwing_plugin::serve_compiler().map_err(Into::into),
         Command::PackageFiles { folder } => package_files::write(&folder),

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, lchown};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use nix::unistd::User;
+use nix::unistd::{Group, User};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -42,6 +42,7 @@ pub(crate) fn give_up(config: &Path, user: Option<&str>) -> Result<()> {
     // The workers' priority, which needs a right; the other threads lower theirs. A failure is logged there.
     let _ = rustix::process::setpriority_process(None, WORKER_NICE);
     allow_raising();
+    let groups = admin_groups(config);
     if let Some(name) = user {
         let found = User::from_name(name).with_context(|| format!("cannot look up user {name}"))?;
         let user = found.with_context(|| {
@@ -50,8 +51,11 @@ pub(crate) fn give_up(config: &Path, user: Option<&str>) -> Result<()> {
             )
         })?;
         make_folders(config, &user);
-        switch_to(&user)
+        switch_to(&user, &groups)
             .with_context(|| format!("cannot become user {name}; start waxwing as root"))?;
+    } else if !groups.is_empty() {
+        // Fails without the right; then a group's socket is refused unless the user is in the group anyway.
+        let _ = rustix::thread::set_thread_groups(&groups);
     }
     let kept = user.map_or(KEPT_BY_ROOT, |_| KEPT);
     keep(kept).context("cannot give up privileges")
@@ -77,12 +81,26 @@ fn make_folders(config: &Path, owner: &User) {
     }
 }
 
-/// Changes to a user and its group, without supplementary groups. The capabilities stay permitted.
-fn switch_to(user: &User) -> rustix::io::Result<()> {
+/// Returns the groups that the config gives admin sockets to: only a member may give a file away.
+fn admin_groups(config: &Path) -> Vec<Gid> {
+    // The config's errors are reported later.
+    let Ok(reading) = Config::read_file(config) else {
+        return Vec::new();
+    };
+    let admin = &reading.config().admin;
+    let names = [&admin.group, &admin.read_group].into_iter().flatten();
+    let found = names.filter_map(|name| Group::from_name(&name.value).ok()?);
+    found
+        .map(|group| Gid::from_raw(group.gid.as_raw()))
+        .collect()
+}
+
+/// Changes to a user and its group, with these supplementary groups alone. The capabilities stay permitted.
+fn switch_to(user: &User, groups: &[Gid]) -> rustix::io::Result<()> {
     let uid = Uid::from_raw(user.uid.as_raw());
     let gid = Gid::from_raw(user.gid.as_raw());
     rustix::thread::set_keep_capabilities(true)?;
-    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_groups(groups)?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }

@@ -7,18 +7,22 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 use waxwing_control::admin::client::Client;
+use waxwing_control::admin::requests::{
+    KillSessions, LiftQuarantine, RollBack, SetBackend, SetWeight,
+};
 use waxwing_control::admin::resources::{ConfigDiff, ConfigItem};
-use waxwing_control::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
+use waxwing_control::admin::signals::SetSignals;
 use waxwing_control::admin::status::Availability;
 use waxwing_control::health::AdminState;
 
-use crate::arguments::{EventsArguments, OneBackend, SessionsArguments};
+use crate::arguments::{EventsArguments, KillArguments, OneBackend, SessionsArguments};
 use crate::render;
 
 /// The exit code of a balancer that serves although something is wrong. An error's is 1, a wrong command
 /// line's 2.
-const DEGRADED: u8 = 3;
+pub(crate) const DEGRADED: u8 = 3;
 
 /// `waxwing status`. The exit code says whether there is a problem.
 pub(crate) fn status(socket: &Path, json: bool, services: Option<&str>) -> Result<ExitCode> {
@@ -126,6 +130,31 @@ pub(crate) fn config_diff(socket: &Path) -> Result<ExitCode> {
     Ok(DEGRADED.into())
 }
 
+/// `waxwing config validate`: what a file would change, or all that is wrong with it.
+pub(crate) fn validate(socket: &Path, file: &Path) -> Result<()> {
+    let text = read(file)?;
+    print(&wait(async {
+        Ok(Client::new(socket).validate(text).await?)
+    })?)
+}
+
+/// `waxwing config apply`: puts a file's text into effect, in place of the config's.
+pub(crate) fn apply(socket: &Path, file: &Path, etag: Option<String>) -> Result<()> {
+    let (text, client) = (read(file)?, Client::new(socket));
+    let applied = wait(async {
+        let etag = match etag {
+            Some(etag) => etag,
+            None => client.get::<ConfigItem>("/v1/config", &[]).await?.etag,
+        };
+        Ok(client.apply(text, &etag).await?)
+    })?;
+    print(&applied)
+}
+
+fn read(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
 /// `waxwing reload`.
 pub(crate) fn reload(socket: &Path) -> Result<()> {
     let text = wait(async { Ok(Client::new(socket).reload().await?) })?;
@@ -148,12 +177,36 @@ pub(crate) fn signal(which: OneBackend, values: &[String]) -> Result<()> {
         backend,
         values,
     };
-    let client = Client::new(&admin.socket);
-    wait(async { Ok(client.set_signals(&request).await?) })
+    change(&admin.socket, "/v1/signals", &request)
+}
+
+/// Asks for a change and prints the answer.
+fn change(socket: &Path, path: &str, request: &impl Serialize) -> Result<()> {
+    let text = wait(async { Ok(Client::new(socket).change(path, request).await?) })?;
+    print(&text)
+}
+
+/// `waxwing backend weight`; `None`: the config's.
+pub(crate) fn set_weight(which: OneBackend, weight: Option<u32>) -> Result<()> {
+    let OneBackend {
+        admin,
+        service,
+        backend,
+    } = which;
+    let request = SetWeight {
+        service,
+        backend,
+        weight,
+    };
+    change(&admin.socket, "/v1/backends/weight", &request)
 }
 
 /// `waxwing backend drain`, `disable` and `enable`.
-pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
+pub(crate) fn set_backend(
+    which: OneBackend,
+    state: AdminState,
+    within: Option<Duration>,
+) -> Result<()> {
     let OneBackend {
         admin,
         service,
@@ -163,9 +216,33 @@ pub(crate) fn set_backend(which: OneBackend, state: AdminState) -> Result<()> {
         service,
         backend,
         state,
+        within_s: within.map(|within| within.as_secs()),
     };
-    let client = Client::new(&admin.socket);
-    wait(async { Ok(client.set_backend(&request).await?) })
+    change(&admin.socket, "/v1/backends", &request)
+}
+
+/// `waxwing session kill`.
+pub(crate) fn kill(arguments: KillArguments) -> Result<()> {
+    let KillArguments {
+        admin,
+        only,
+        client,
+        backend,
+        phase,
+    } = arguments;
+    let request = KillSessions {
+        service: only.services,
+        client,
+        backend,
+        phase,
+    };
+    change(&admin.socket, "/v1/sessions/kill", &request)
+}
+
+/// `waxwing module rollback`.
+pub(crate) fn roll_back(socket: &Path, module: &str) -> Result<()> {
+    let module = module.to_owned();
+    change(socket, "/v1/modules/rollback", &RollBack { module })
 }
 
 /// `waxwing module lift`.
@@ -174,8 +251,7 @@ pub(crate) fn lift(socket: &Path, module: &str, hash: &str) -> Result<()> {
         module: module.to_owned(),
         hash: hash.to_owned(),
     };
-    let lifted = wait(async { Ok(Client::new(socket).lift(&request).await?) })?;
-    print(&lifted)
+    change(socket, "/v1/modules/lift", &request)
 }
 
 /// How long `waxwing health` waits for the balancer.

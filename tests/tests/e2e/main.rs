@@ -38,6 +38,7 @@ mod rights;
 mod servers;
 mod service_manager;
 mod start;
+mod steer;
 mod swaps;
 mod traffic;
 mod transparent;
@@ -164,6 +165,7 @@ fn main() {
         checks::SCENARIOS,
         consequences::SCENARIOS,
         availability::SCENARIOS,
+        steer::SCENARIOS,
         metrics::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,

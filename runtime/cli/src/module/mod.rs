@@ -49,6 +49,14 @@ pub(crate) enum Command {
         #[arg(default_value = "")]
         hash: String,
     },
+    /// Quarantines a policy's newest build on the running balancer, a canary if there is one, and lets the
+    /// one before it serve. `lift` undoes it.
+    Rollback {
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// The module's name.
+        name: String,
+    },
     /// Prints the lines that a module of the running balancer wrote: a policy's latest 200, a health check's
     /// of each backend's last run.
     Logs(logs::Arguments),
@@ -87,6 +95,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Simulate(arguments) => simulate::run(arguments),
         Command::List(arguments) => list::modules(arguments),
         Command::Lift { admin, name, hash } => query::lift(&admin.socket, name, hash),
+        Command::Rollback { admin, name } => query::roll_back(&admin.socket, name),
         Command::Logs(arguments) => logs::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     }

@@ -1,5 +1,6 @@
 //! The API's lists as tables.
 
+use waxwing_control::admin::explain::Candidate;
 use waxwing_control::admin::resources::{BackendItem, DropItem, ModuleItem, ServiceItem};
 use waxwing_control::admin::status::{BackendStatus, PortStatus, WorkerStatus};
 
@@ -66,6 +67,39 @@ pub(crate) fn backends(items: &[BackendItem]) -> String {
             (backend.refused + backend.unanswered).to_string(),
             backends::state(backend),
             health.map_or_else(String::new, |health| health.reason.clone()),
+        ]);
+    }
+    table.to_string()
+}
+
+/// Returns a table of the backends that a new flow may get.
+pub(crate) fn candidates(candidates: &[Candidate]) -> String {
+    let mut table = Table::new([
+        "BACKEND",
+        "ADDRESS",
+        ">WEIGHT",
+        ">BY WEIGHT",
+        ">OF SESSIONS",
+        ">OF NEW FLOWS",
+        ">ACTIVE",
+        "STATE",
+        "NEXT HOP",
+        "",
+    ]);
+    for candidate in candidates {
+        let backend = &candidate.backend;
+        let percent = |part: f64| format!("{part} %");
+        table.add([
+            backend.name.clone().unwrap_or_default(),
+            backend.address.clone(),
+            backend.weight.to_string(),
+            percent(candidate.weight_percent),
+            percent(candidate.sessions_percent),
+            candidate.expected_percent.map_or_else(String::new, percent),
+            backend.active.to_string(),
+            backends::state(backend),
+            backend.next_hop.state.clone(),
+            if candidate.chosen { "<- this" } else { "" }.to_owned(),
         ]);
     }
     table.to_string()

@@ -11,13 +11,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::admin::events::Event;
-use crate::admin::signals::{LiftQuarantine, SetBackend, SetSignals};
 use crate::admin::status::{ErrorBody, HealthReport, SessionStatus, Status};
 
 /// How long the client waits for an answer, and for each part of it.
@@ -43,7 +43,8 @@ pub enum ClientError {
     NotRunning(PathBuf),
     /// The socket belongs to another user.
     #[error(
-        "{}: permission denied; only the user that waxwing runs as may use the admin socket; try sudo",
+        "{}: permission denied; the user that waxwing runs as may use the admin socket, and the group \
+         that its config's [admin] names; try sudo",
         .0.display()
     )]
     Permission(PathBuf),
@@ -132,38 +133,49 @@ impl Client {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Sets a backend's signals.
+    /// Asks for a change: posts its body to `path`. Returns the answer's text, which may be empty.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
-    pub async fn set_signals(&self, request: &SetSignals) -> Result<(), ClientError> {
+    pub async fn change(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<String, ClientError> {
         let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
-        self.read_all(Method::POST, "/v1/signals", Some(text))
-            .await?;
-        Ok(())
+        let body = self.read_all(Method::POST, path, Some(text)).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Sets a backend's admin state.
+    /// Checks a config's text as a reload would. Returns its warnings and what it would change.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the error in the request; any other [`ClientError`].
-    pub async fn set_backend(&self, request: &SetBackend) -> Result<(), ClientError> {
-        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
-        self.read_all(Method::POST, "/v1/backends", Some(text))
-            .await?;
-        Ok(())
-    }
-
-    /// Lifts a quarantine. Returns the hashes, a line each.
-    ///
-    /// # Errors
-    /// [`ClientError::Refused`] if there is no such build; any other [`ClientError`].
-    pub async fn lift(&self, request: &LiftQuarantine) -> Result<String, ClientError> {
-        let text = serde_json::to_vec(request).map_err(|e| self.failed(e.to_string()))?;
+    /// [`ClientError::Refused`] with all errors of the config; any other [`ClientError`].
+    pub async fn validate(&self, text: String) -> Result<String, ClientError> {
+        let text = Some(text.into_bytes());
         let body = self
-            .read_all(Method::POST, "/v1/modules/lift", Some(text))
+            .read_all(Method::POST, "/v1/config/validate", text)
             .await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Replaces the config by a text that was made from the one with this tag. Returns its warnings and what
+    /// changed.
+    ///
+    /// # Errors
+    /// As [`Client::validate`]; also [`ClientError::Refused`] if the config in effect is another one.
+    pub async fn apply(&self, text: String, etag: &str) -> Result<String, ClientError> {
+        let request = (Method::PUT, "/v1/config", Some(etag));
+        let text = Some(text.into_bytes());
+        let sent = timeout(CHANGE_MAX, self.send_and_wait(request, text)).await;
+        let (response, connection) = sent.map_err(|_| ClientError::Late {
+            path: self.path.clone(),
+            within: CHANGE_MAX,
+        })??;
+        let body = response.into_body().collect().await;
+        connection.abort();
+        let body = body.map_err(|e| self.failed(e.to_string()))?;
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
     /// Returns a list of the API: what is at `path`, by the query's parameters that have a value.
@@ -243,17 +255,17 @@ impl Client {
             Method::GET => ANSWER_MAX,
             _ => CHANGE_MAX,
         };
-        let sent = timeout(within, self.send_and_wait(method, target, json)).await;
+        let sent = timeout(within, self.send_and_wait((method, target, None), json)).await;
         sent.unwrap_or_else(|_| {
             let path = self.path.clone();
             Err(ClientError::Late { path, within })
         })
     }
 
+    /// `if_match` is a header's value, if it is given.
     async fn send_and_wait(
         &self,
-        method: Method,
-        target: &str,
+        (method, target, if_match): (Method, &str, Option<&str>),
         json: Option<Vec<u8>>,
     ) -> Result<(Response<Incoming>, AbortHandle), ClientError> {
         let stream = UnixStream::connect(&self.path)
@@ -263,7 +275,11 @@ impl Client {
             .await
             .map_err(|e| self.failed(e.to_string()))?;
         let connection = tokio::spawn(connection).abort_handle();
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(tag) = if_match {
+            request = request.header("if-match", format!("\"{tag}\""));
+        }
+        let request = request
             .method(method)
             .uri(target)
             .header("host", "waxwing")

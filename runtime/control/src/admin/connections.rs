@@ -28,6 +28,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 
+use crate::admin::caller::Caller;
+
 /// The most open connections, however many files may be open.
 const CONNECTIONS_MAX: u64 = 256;
 
@@ -36,6 +38,9 @@ const STALLED_MAX: Duration = Duration::from_secs(10);
 
 /// The longest body of a request, in bytes.
 const BODY_MAX: usize = 64 << 10;
+
+/// The longest config, in bytes: about 10,000 services.
+const CONFIG_MAX: usize = 8 << 20;
 
 /// The pause after a connection could not be accepted, for example because no file is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -51,27 +56,43 @@ pub(crate) fn connections_max() -> u64 {
 pub(crate) trait Listener {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+    /// A connection, and whose it is if that is known.
+    fn poll_accept(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(Self::Stream, Option<Caller>)>>;
 }
 
 impl Listener for UnixListener {
     type Stream = UnixStream;
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+    fn poll_accept(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(UnixStream, Option<Caller>)>> {
         let accepted = Self::poll_accept(self, context);
-        accepted.map_ok(|(stream, _)| stream)
+        accepted.map_ok(|(stream, _)| {
+            let caller = stream.peer_cred().ok().map(|peer| Caller::Process {
+                uid: peer.uid(),
+                pid: peer.pid(),
+            });
+            (stream, caller)
+        })
     }
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+    fn poll_accept(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, Option<Caller>)>> {
         let accepted = Self::poll_accept(self, context);
-        accepted.map_ok(|(stream, _)| {
+        accepted.map_ok(|(stream, address)| {
             // Only the end of an answer is later without it.
             let _ = stream.set_nodelay(true);
-            stream
+            (stream, Some(Caller::Address(address)))
         })
     }
 }
@@ -90,8 +111,8 @@ pub(crate) async fn serve(name: &str, listener: impl Listener, max: u64, router:
         };
         open.retain(|it| !it.task.is_finished() && it.stalled() < Some(STALLED_MAX));
         match accepted {
-            Some(Ok(stream)) if make_room(&mut open, max) => {
-                open.push(Connection::start(stream, router.clone(), begun));
+            Some(Ok((stream, caller))) if make_room(&mut open, max) => {
+                open.push(Connection::start(stream, caller, router.clone(), begun));
             }
             Some(Ok(_)) | None => {}
             Some(Err(error)) => {
@@ -121,7 +142,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn start<S>(stream: S, router: Router, begun: Instant) -> Self
+    fn start<S>(stream: S, caller: Option<Caller>, router: Router, begun: Instant) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -138,7 +159,7 @@ impl Connection {
         let handled = Arc::clone(&progress);
         let service = service_fn(move |request| {
             let (router, progress) = (router.clone(), Arc::clone(&handled));
-            async move { handle(request, router, &progress).await }
+            async move { handle(request, caller, router, &progress).await }
         });
         let task = tokio::spawn(async move {
             let mut http = http1::Builder::new();
@@ -170,14 +191,19 @@ impl Drop for Connection {
 
 async fn handle(
     request: Request<Incoming>,
+    caller: Option<Caller>,
     router: Router,
     progress: &Progress,
 ) -> Result<Response, std::convert::Infallible> {
     let (head, body) = request.into_parts();
-    let body = match timeout(STALLED_MAX, Limited::new(body, BODY_MAX).collect()).await {
+    let max = match head.uri.path().starts_with("/v1/config") {
+        true => CONFIG_MAX,
+        false => BODY_MAX,
+    };
+    let body = match timeout(STALLED_MAX, Limited::new(body, max).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => {
-            let text = format!("{error}; a request may have {BODY_MAX} bytes");
+            let text = format!("{error}; a request may have {max} bytes");
             return Ok((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
         }
         Err(_) => {
@@ -186,7 +212,10 @@ async fn handle(
         }
     };
     progress.is_handling.store(true, Ordering::Relaxed);
-    let request = Request::from_parts(head, Body::from(body));
+    let mut request = Request::from_parts(head, Body::from(body));
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
     let response = TowerToHyperService::new(router).call(request).await;
     progress.note();
     progress.is_handling.store(false, Ordering::Relaxed);

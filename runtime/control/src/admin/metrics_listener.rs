@@ -6,18 +6,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 use crate::admin::filter::NoSuchService;
 use crate::admin::report::Reporter;
 use crate::admin::stream::Writers;
+use crate::admin::tcp_port::TcpPort;
 use crate::admin::{connections, metrics};
 
 /// The most open connections, however many files may be open.
@@ -45,17 +44,8 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// How often, and how many times, a port is tried on which another process listens that is about to end.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
-const TRIES: u32 = 100;
-
 /// The listening port.
-pub struct MetricsListener(Port);
-
-enum Port {
-    Listens(std::net::TcpListener),
-    Later(SocketAddr),
-}
+pub struct MetricsListener(TcpPort);
 
 impl MetricsListener {
     /// Listens. A port below 1024 needs a right that a running balancer does not have.
@@ -63,38 +53,21 @@ impl MetricsListener {
     /// # Errors
     /// Another program has the port, or this host does not have the address.
     pub fn bind(listen: SocketAddr) -> Result<Self, ListenError> {
-        let failed = |source| ListenError { listen, source };
-        let listener = std::net::TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        Ok(Self(Port::Listens(listener)))
+        let bound = TcpPort::bind(listen);
+        bound
+            .map(Self)
+            .map_err(|source| ListenError { listen, source })
     }
 
     /// Listens once it serves: the process that this one takes over from listens there until it has ended.
     #[must_use]
     pub fn later(listen: SocketAddr) -> Self {
-        Self(Port::Later(listen))
-    }
-
-    async fn listen(self) -> io::Result<TcpListener> {
-        let mut tries = 0;
-        let listen = match self.0 {
-            Port::Listens(listener) => return TcpListener::from_std(listener),
-            Port::Later(listen) => listen,
-        };
-        loop {
-            tries += 1;
-            match TcpListener::bind(listen).await {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < TRIES => {
-                    tokio::time::sleep(TRY_AGAIN).await;
-                }
-                listening => return listening,
-            }
-        }
+        Self(TcpPort::Later(listen))
     }
 
     /// Serves until the future is dropped.
     pub(crate) async fn serve(self, reporter: Arc<Reporter>) {
-        match self.listen().await {
+        match self.0.listen().await {
             Ok(listener) => {
                 let router = router(reporter);
                 connections::serve("the port of metrics", listener, connections_max(), router)

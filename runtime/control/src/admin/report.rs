@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use waxwing_dataplane::counters::{Distribution, Traffic, WorkerCounters};
+use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Service, Snapshot, SourceId};
 use waxwing_packet::Address;
@@ -42,10 +43,14 @@ pub(crate) struct Reporter {
     pub(crate) view: Arc<CurrentView>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) gauges: Arc<Gauges>,
+    /// All tables of the workers.
+    pub(crate) shared: SharedState,
     pub(crate) counters: Arc<CounterTotals>,
     pub(crate) ports: Arc<dyn AttachedPorts>,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) policy_host: Arc<Host>,
+    /// Given to the policies.
+    pub(crate) policy_seed: u64,
     pub(crate) check_host: Arc<CheckHost>,
     pub(crate) health: Arc<HealthMonitor>,
     pub(crate) log: Arc<LogState>,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use waxwing_dataplane::DropReason;
 
 use crate::admin::events::{Event, Severity};
+use crate::admin::explain;
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::report::Reporter;
 use crate::admin::status::{
@@ -26,6 +27,7 @@ use crate::admin::status::{
 use crate::config::{Config, ParsedConfig};
 use crate::health::HealthState;
 use crate::publish::changes::Changes;
+use crate::publish::controller::reload::etag;
 use crate::time::unix_seconds;
 
 /// The version of what the API answers.
@@ -112,6 +114,8 @@ pub struct ConfigItem {
     pub loaded_at: u64,
     /// The text in effect, as it was read.
     pub text: String,
+    /// What `If-Match` of `PUT /v1/config` takes; also in the header `ETag`, in quotes.
+    pub etag: String,
 }
 
 /// `GET /v1/config/diff`: what a reload would do.
@@ -192,6 +196,7 @@ pub(super) fn router(reporter: Arc<Reporter>) -> Router {
         .route("/v1/workers", get(workers))
         .route("/v1/drops", get(drops))
         .route("/v1/events", get(events))
+        .route("/v1/explain", get(explain::explain))
         .route("/v1/config", get(config))
         .route("/v1/config/diff", get(config_diff))
         .with_state(reporter)
@@ -261,14 +266,17 @@ async fn drops(State(reporter): State<Arc<Reporter>>, Query(query): Query<ListQu
 async fn config(State(reporter): State<Arc<Reporter>>) -> Response {
     let view = reporter.view.get();
     let source = view.config.source();
-    Json(ConfigItem {
+    let etag = etag(source.text());
+    let tag = [(header::ETAG, format!("\"{etag}\""))];
+    let config = Json(ConfigItem {
         schema_version: SCHEMA_VERSION,
+        etag,
         path: source.path().display().to_string(),
         generation: view.snapshot.generation,
         loaded_at: unix_seconds(view.loaded_at),
         text: source.text().to_owned(),
-    })
-    .into_response()
+    });
+    (tag, config).into_response()
 }
 
 async fn config_diff(State(reporter): State<Arc<Reporter>>) -> Response {

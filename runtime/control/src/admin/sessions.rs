@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use waxwing_dataplane::session::{Phase, Session};
+use waxwing_dataplane::path::kill;
+use waxwing_dataplane::session::{Phase, Session, SessionRef};
 use waxwing_dataplane::{Backend, BackendId, Now, ServiceId, Snapshot};
 use waxwing_packet::{Address, Prefix};
 
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::report::Reporter;
+use crate::admin::requests::KillSessions;
 use crate::admin::status::{SessionStatus, endpoint};
 use crate::health::RemovedBackend;
 use crate::publish::keys::{BackendKey, service_in, snapshot_key};
@@ -28,6 +30,24 @@ pub(super) struct SessionsQuery {
     /// `half-open`, `active` or `closing`.
     phase: Option<String>,
     pub(super) limit: Option<usize>,
+}
+
+impl From<KillSessions> for SessionsQuery {
+    fn from(request: KillSessions) -> Self {
+        let KillSessions {
+            service,
+            client,
+            backend,
+            phase,
+        } = request;
+        Self {
+            service,
+            client,
+            backend,
+            phase,
+            limit: None,
+        }
+    }
 }
 
 /// Why a query has no answer.
@@ -92,18 +112,32 @@ impl SessionFilter {
 impl Reporter {
     /// Returns the filter's sessions, in the order of the table.
     pub(super) fn sessions(&self, filter: SessionFilter) -> impl Iterator<Item = SessionStatus> {
-        let view = self.view.get();
         let now = Now::from_start(self.clock_zero.elapsed());
+        self.passing(filter, move |_, session, of, snapshot| {
+            session_status(session, of, snapshot, now)
+        })
+    }
+
+    /// Ends the filter's sessions. Returns how many there were.
+    pub(super) fn kill(&self, filter: SessionFilter) -> usize {
+        let killed = self.passing(filter, |at, session, _, _| kill(&self.shared, at, session));
+        killed.filter(|killed| *killed).count()
+    }
+
+    /// Returns what `what` makes of the filter's sessions, in the order of the table.
+    fn passing<T>(
+        &self,
+        filter: SessionFilter,
+        what: impl Fn(SessionRef, &Session, (Option<&str>, &Backend), &Snapshot) -> T,
+    ) -> impl Iterator<Item = T> {
+        let view = self.view.get();
         let names = session_services(&view.snapshot, &self.health.removed());
-        self.sessions.iter().filter_map(move |(_, session)| {
+        self.sessions.iter().filter_map(move |(at, session)| {
             // A session of a backend newer than this view is left out.
             let backend = view.snapshot.backend(session.backend)?;
             let name = names.get(&backend.service).map(|name| &**name);
-            if !filter.passes(&session, name) {
-                return None;
-            }
-            let of = (name, backend);
-            Some(session_status(&session, of, &view.snapshot, now))
+            let passes = filter.passes(&session, name);
+            passes.then(|| what(at, &session, (name, backend), &view.snapshot))
         })
     }
 
@@ -159,7 +193,7 @@ fn session_services(
         .collect()
 }
 
-fn session_status(
+pub(super) fn session_status(
     session: &Session,
     (service, backend): (Option<&str>, &Backend),
     snapshot: &Snapshot,

@@ -1,4 +1,4 @@
-//! Requests that set a backend's signals or admin state, or lift a quarantine, at run time.
+//! Requests that set a backend's signals at run time.
 //!
 //! Signals are free numbers per backend that policies read. Setting one changes that number and nothing
 //! else; no worker is notified, none waits. A signal stays until it is set again or its backend leaves
@@ -13,7 +13,6 @@ use waxwing_dataplane::counters::SIGNALS;
 
 use crate::config::names::remedy;
 use crate::config::{Service, UnknownBackend};
-use crate::health::AdminState;
 use crate::publish::keys::service_in;
 use crate::publish::view::View;
 
@@ -27,29 +26,6 @@ pub struct SetSignals {
     pub backend: String,
     /// New values, by the names in the service's `signals`, or by number: `0` to `3`.
     pub values: BTreeMap<String, u32>,
-}
-
-/// `POST /v1/backends`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SetBackend {
-    /// The service's name.
-    pub service: String,
-    /// The backend's name, or its address and port.
-    pub backend: String,
-    /// The admin state. It stays until it is set again or the backend leaves the config.
-    pub state: AdminState,
-}
-
-/// `POST /v1/modules/lift`: ends the quarantine of builds, and tries the module's newest build again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LiftQuarantine {
-    /// The module's name.
-    pub module: String,
-    /// The start of a build's hash; empty for all quarantined builds of the module.
-    #[serde(default)]
-    pub hash: String,
 }
 
 /// Why signals were not set.

@@ -40,8 +40,8 @@ pub use model::health::{
 };
 pub use model::service::{Backend, Service, SourceNat};
 pub use model::{
-    AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, UnknownBackend, Unserved,
-    Workers, ZeroCopy,
+    AdminConfig, AdminListen, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings,
+    UnknownBackend, Unserved, Workers, ZeroCopy,
 };
 pub use problem::{
     ConfigErrors, Located, Position, Problem, Severity, SourceText, Span, into_warnings,

@@ -93,6 +93,11 @@ pub(super) static MORE_FAILURES: Key = optional("more_failures", "50");
 pub(super) static ONE_BACKEND: Key = optional("one_backend", "95");
 
 pub(super) static SOCKET: Key = optional("socket", r#""/run/waxwing/waxwing.sock""#);
+pub(super) static GROUP: Key = optional("group", r#""waxwing""#);
+pub(super) static READ_SOCKET: Key = optional("read_socket", r#""/run/waxwing/read.sock""#);
+pub(super) static READ_GROUP: Key = optional("read_group", r#""monitoring""#);
+pub(super) static ADMIN_LISTEN: Key = optional("listen", r#""127.0.0.1:9118""#);
+pub(super) static TOKEN_FILE: Key = optional("token_file", r#""/etc/waxwing/token""#);
 
 pub(super) static LISTEN: Key = required("listen", r#""127.0.0.1:9117""#);
 
@@ -270,7 +275,14 @@ static SOURCE_LIMIT_SECTION: Section = Section {
 };
 static ADMIN_SECTION: Section = Section {
     header: Some("[admin]"),
-    keys: &[&SOCKET],
+    keys: &[
+        &SOCKET,
+        &GROUP,
+        &READ_SOCKET,
+        &READ_GROUP,
+        &ADMIN_LISTEN,
+        &TOKEN_FILE,
+    ],
 };
 static METRICS_SECTION: Section = Section {
     header: Some("[metrics]"),

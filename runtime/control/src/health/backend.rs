@@ -105,6 +105,10 @@ pub(crate) struct StateChange {
 #[derive(Clone, Debug)]
 pub(crate) struct BackendHealth {
     pub(crate) admin: AdminState,
+    /// When the operator's drain is over, whatever `drain_timeout` says.
+    pub(crate) drains_until: Option<Duration>,
+    /// The operator's weight, in place of the config's.
+    pub(crate) weight: Option<u32>,
     pub(crate) checks: Vec<CheckState>,
     ejection: EjectionState,
     /// Never [`Reach::Resolving`]; `None` until it is known.
@@ -135,6 +139,8 @@ impl BackendHealth {
     pub(super) fn new(rules: &BackendRules, now: Duration) -> Self {
         let mut health = Self {
             admin: AdminState::Enabled,
+            drains_until: None,
+            weight: None,
             checks: vec![CheckState::default(); rules.checks.len()],
             ejection: EjectionState::default(),
             reach: None,
@@ -178,6 +184,10 @@ impl BackendHealth {
         let checks = checks.zip(&self.checks);
         KeptHealth {
             admin: self.admin,
+            weight: self.weight,
+            drain_left_ms: self
+                .drains_until
+                .map(|until| millis(until.saturating_sub(now))),
             drained_ms: self
                 .drains_since
                 .map(|since| millis(now.saturating_sub(since))),
@@ -196,6 +206,11 @@ impl BackendHealth {
         (elapsed, now): (Duration, Duration),
     ) -> Option<StateChange> {
         self.admin = kept.admin;
+        self.weight = kept.weight;
+        self.drains_until = kept.drain_left_ms.map(|ms| {
+            let left = Duration::from_millis(ms).saturating_sub(elapsed);
+            now.saturating_add(left)
+        });
         for (identity, state) in checks.zip(&mut self.checks) {
             let identity = identity.text();
             if let Some(kept) = kept.checks.iter().find(|kept| kept.is_of(&identity)) {
@@ -289,8 +304,22 @@ impl BackendHealth {
         matches!(self.reach, Some(Reach::CutOff(_)))
     }
 
-    pub(crate) fn set_admin(&mut self, admin: AdminState, now: Duration) -> Option<StateChange> {
+    /// `within`: how long a drain may take; by default `drain_timeout`.
+    pub(crate) fn set_admin(
+        &mut self,
+        admin: AdminState,
+        within: Option<Duration>,
+        now: Duration,
+    ) -> Option<StateChange> {
         self.admin = admin;
+        let until = within.filter(|_| admin == AdminState::Draining);
+        self.drains_until = until.map(|within| now.saturating_add(within));
+        self.update(now)
+    }
+
+    /// Sets the operator's weight; `None`: that of the config.
+    pub(crate) fn set_weight(&mut self, weight: Option<u32>, now: Duration) -> Option<StateChange> {
+        self.weight = weight;
         self.update(now)
     }
 
@@ -366,7 +395,9 @@ impl BackendHealth {
             Some("set by the operator")
         } else if self.removed {
             Some("removed from the config")
-        } else if !self.has_weight {
+        } else if self.weight == Some(0) {
+            Some("weight 0, set by the operator")
+        } else if !self.has_weight && self.weight.is_none() {
             Some("weight 0 in the config")
         } else {
             self.checks.iter().find(asks).map(CheckState::reason)
@@ -421,9 +452,13 @@ impl BackendHealth {
             .min()
     }
 
-    /// Returns when `drain_timeout` is over. A removed backend drains in every state.
+    /// Returns when the drain is over: when the operator said, else by `drain_timeout`. A removed backend
+    /// drains in every state.
     fn drained_at(&self, drain_timeout: Option<Duration>) -> Option<Duration> {
         let is_draining = self.removed || self.state == HealthState::Draining;
+        if let Some(until) = self.drains_until.filter(|_| is_draining) {
+            return Some(until);
+        }
         Some(self.drains_since.filter(|_| is_draining)? + drain_timeout?)
     }
 

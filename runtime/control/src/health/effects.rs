@@ -21,6 +21,8 @@ pub struct Effect {
     pub percent: u32,
     /// What happens to its existing sessions.
     pub sessions: SessionAction,
+    /// The operator's weight, in place of the config's.
+    pub weight: Option<u32>,
 }
 
 impl Default for Effect {
@@ -29,6 +31,7 @@ impl Default for Effect {
             healthy: true,
             percent: 100,
             sessions: SessionAction::Keep,
+            weight: None,
         }
     }
 }
@@ -181,6 +184,7 @@ fn effect(
             OnDown::Reset => SessionAction::Reset,
             OnDown::Repick => SessionAction::Repick,
         },
+        weight: None,
     };
     let out = Effect {
         sessions: SessionAction::Keep,
@@ -215,5 +219,8 @@ fn effect(
     if tier.idle {
         effect.percent = 0;
     }
-    effect
+    Effect {
+        weight: health.weight,
+        ..effect
+    }
 }

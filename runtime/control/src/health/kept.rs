@@ -15,6 +15,10 @@ use super::check_state::{CheckResult, CheckState, Debounced};
 #[serde(default)]
 pub(crate) struct KeptHealth {
     pub(super) admin: AdminState,
+    /// The operator's weight.
+    pub(super) weight: Option<u32>,
+    /// How long the operator's drain may still take, in milliseconds.
+    pub(super) drain_left_ms: Option<u64>,
     /// For how long it has drained, in milliseconds.
     pub(super) drained_ms: Option<u64>,
     pub(super) checks: Vec<KeptCheck>,

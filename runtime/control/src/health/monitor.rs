@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use waxwing_packet::Address;
 
 use super::admin_state::AdminState;
-use super::backend::{BackendHealth, HealthState, Reach};
+use super::backend::{BackendHealth, HealthState, Reach, StateChange};
 use super::check_state::{CheckResult, CheckState, Debounced};
 use super::effects::Effects;
 use super::ejection::Encounters;
@@ -113,8 +113,29 @@ impl HealthMonitor {
         self.publish(update);
     }
 
-    pub(crate) fn set_admin(&self, backend: BackendKey, admin: AdminState) {
-        let update = self.service_health().set_admin(backend, admin, self.now());
+    /// Sets a backend's admin state; see [`BackendHealth::set_admin`].
+    pub(crate) fn set_admin(
+        &self,
+        backend: BackendKey,
+        admin: AdminState,
+        within: Option<Duration>,
+    ) {
+        self.set(backend, |health, now| health.set_admin(admin, within, now));
+    }
+
+    /// Sets the operator's weight of a backend; `None`: that of the config.
+    pub(crate) fn set_weight(&self, backend: BackendKey, weight: Option<u32>) {
+        self.set(backend, |health, now| health.set_weight(weight, now));
+    }
+
+    fn set(
+        &self,
+        backend: BackendKey,
+        change: impl FnOnce(&mut BackendHealth, Duration) -> Option<StateChange>,
+    ) {
+        let now = self.now();
+        let change = |health: &mut BackendHealth| change(health, now);
+        let update = self.service_health().set(backend, now, change);
         self.publish(update.unwrap_or_default());
     }
 
@@ -265,6 +286,10 @@ impl HealthMonitor {
         BackendHealthStatus {
             state: health.state,
             admin: health.admin,
+            drains_until: health
+                .drains_until
+                .map(|until| unix_seconds(today + until.saturating_sub(now))),
+            operator_weight: health.weight,
             since: clock(health.since),
             reason: health.reason.clone(),
             weight_percent: health.weight_percent(rules.slow_start, now),

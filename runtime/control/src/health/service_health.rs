@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use waxwing_packet::Address;
 
-use super::admin_state::AdminState;
 use super::backend::{BackendHealth, HealthState, Reach, StateChange};
 use super::check_state::{CheckResult, CheckState};
 use super::effects::{Effects, add_effects};
@@ -263,20 +262,19 @@ impl ServiceHealth {
     }
 
     /// Applies the operator's setting. Returns `None` if there is no such backend.
-    pub(crate) fn set_admin(
+    /// Changes a backend's health, a removed one's too, as the operator asks.
+    pub(crate) fn set(
         &mut self,
         key: BackendKey,
-        admin: AdminState,
         now: Duration,
+        change: impl FnOnce(&mut BackendHealth) -> Option<StateChange>,
     ) -> Option<Update> {
         let transition = if let Some(health) = self.backends.get_mut(&key) {
             let rules = rules_of(&self.services, key)?;
-            let change = health.set_admin(admin, now);
-            change.map(|change| Transition::new(rules, change))
+            change(health).map(|change| Transition::new(rules, change))
         } else {
             let removed = self.removed.get_mut(&key)?;
-            let change = removed.health.set_admin(admin, now);
-            change.map(|change| Transition {
+            change(&mut removed.health).map(|change| Transition {
                 service: Arc::clone(&removed.service),
                 backend: removed.entry.title(),
                 change,

@@ -34,6 +34,12 @@ pub struct ChecksStatus {
 pub struct BackendHealthStatus {
     pub state: HealthState,
     pub admin: AdminState,
+    /// When the operator's drain is over, if the operator said so.
+    #[serde(default)]
+    pub drains_until: Option<u64>,
+    /// The operator's weight, in place of the config's.
+    #[serde(default)]
+    pub operator_weight: Option<u32>,
     /// When the state began.
     pub since: u64,
     pub reason: String,

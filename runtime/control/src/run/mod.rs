@@ -35,12 +35,14 @@ use waxwing_dataplane::{Epoch, Now, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
 use crate::admin::flood::FloodWatch;
+use crate::admin::listener::Listener;
 use crate::admin::log::LogState;
 use crate::admin::metrics_listener::MetricsListener;
 use crate::admin::ports::AttachedPorts;
 use crate::admin::rates;
 use crate::admin::report::Reporter;
-use crate::admin::server::{AdminError, AdminSocket, Request};
+use crate::admin::server::{self, Request};
+use crate::admin::socket::{Access, AdminError, AdminSocket};
 use crate::config::Config;
 use crate::health::{BoundChecks, HealthMonitor};
 use crate::publish::catalog::{Catalog, CatalogError};
@@ -132,6 +134,10 @@ pub struct Control {
     reporter: Arc<Reporter>,
     events: mpsc::UnboundedReceiver<HostEvent>,
     socket: AdminSocket,
+    /// The socket that changes nothing.
+    read_socket: Option<AdminSocket>,
+    /// The TCP port of the API.
+    listener: Option<Listener>,
     /// The path of the socket for upgrades.
     upgrades: PathBuf,
     kept: Option<KeptState>,
@@ -146,7 +152,22 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let (socket, upgrades) = bind(&setup).await?;
+        let admin = &setup.checked.config.admin;
+        let path = &admin.socket.value;
+        let upgrades = upgrade::socket_beside(path);
+        let socket = bind(&setup, path, Access::of(admin.group.as_ref())?).await?;
+        let read_socket = match &admin.read_socket {
+            None => None,
+            Some(path) => {
+                let access = match admin.read_group {
+                    None => Access::All,
+                    Some(ref group) => Access::of(Some(group))?,
+                };
+                Some(bind(&setup, &path.value, access).await?)
+            }
+        };
+        let listener = admin.listen.as_ref().map(Listener::new).transpose();
+        let listener = listener.map_err(AdminError::from)?;
         let config = Arc::new(setup.checked.config);
         let shared = setup.shared;
         let network = Network::start(&config, &shared).await?;
@@ -208,6 +229,8 @@ impl Control {
             controller,
             events: setup.checked.modules.events,
             socket,
+            read_socket,
+            listener,
             upgrades,
             kept: setup.kept,
             metrics: setup.metrics,
@@ -265,6 +288,8 @@ impl Control {
             reporter,
             events,
             mut socket,
+            read_socket,
+            listener,
             upgrades,
             kept,
             metrics,
@@ -281,7 +306,15 @@ impl Control {
         let succeeded = Arc::new(AtomicBool::new(false));
         socket.leave_if(&succeeded);
         let upgrades = serve_upgrades(&upgrades, request.clone(), &succeeded);
-        let admin = tokio::spawn(socket.serve(Arc::clone(&reporter), request));
+        let read_socket = read_socket.map(|mut socket| {
+            socket.publish()?;
+            socket.leave_if(&succeeded);
+            Ok::<_, AdminError>(tokio::spawn(socket.serve(server::read_router(&reporter))))
+        });
+        let read_socket = read_socket.transpose()?;
+        let router = server::router(&reporter, request);
+        let listener = listener.map(|it| tokio::spawn(it.serve(router.clone())));
+        let admin = tokio::spawn(socket.serve(router));
         let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
         let health = controller.health.watch();
@@ -308,7 +341,10 @@ impl Control {
         if !is_succeeded {
             tracing::info!("shutting down on a signal");
         }
-        for task in [Some(admin), upgrades, metrics].into_iter().flatten() {
+        for task in [Some(admin), read_socket, listener, upgrades, metrics]
+            .into_iter()
+            .flatten()
+        {
             task.abort();
             // When the task has ended, the socket is removed.
             let _ = task.await;
@@ -326,7 +362,7 @@ fn serve_upgrades(
     request: mpsc::Sender<Request>,
     succeeded: &Arc<AtomicBool>,
 ) -> Option<JoinHandle<()>> {
-    let bound = AdminSocket::bind_hidden(path).and_then(|mut socket| {
+    let bound = AdminSocket::bind_hidden(path, Access::Owner).and_then(|mut socket| {
         socket.publish()?;
         socket.leave_if(succeeded);
         Ok(socket)
@@ -340,15 +376,16 @@ fn serve_upgrades(
     }
 }
 
-/// Returns the admin socket, and the path of the socket for upgrades. The admin socket of a process that
-/// takes over is hidden until the other one has ended.
-async fn bind(setup: &ControlSetup) -> Result<(AdminSocket, PathBuf), AdminError> {
-    let path = &setup.checked.config.admin.socket.value;
-    let socket = match setup.is_upgrade {
-        false => AdminSocket::bind(path).await?,
-        true => AdminSocket::bind_hidden(path)?,
-    };
-    Ok((socket, upgrade::socket_beside(path)))
+/// Returns an admin socket. That of a process that takes over is hidden until the other one has ended.
+async fn bind(
+    setup: &ControlSetup,
+    path: &Path,
+    access: Access,
+) -> Result<AdminSocket, AdminError> {
+    match setup.is_upgrade {
+        false => AdminSocket::bind(path, access).await,
+        true => AdminSocket::bind_hidden(path, access),
+    }
 }
 
 /// Returns the health of all backends at the start: what an earlier process left, as far as it left any.
@@ -382,10 +419,12 @@ fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Re
         view: Arc::clone(&controller.view),
         sessions: Arc::clone(&controller.shared.sessions),
         gauges: Arc::clone(&controller.shared.gauges),
+        shared: controller.shared.clone(),
         counters: Arc::clone(&controller.counters),
         ports: Arc::clone(&controller.port_report),
         resolver: Arc::clone(&controller.resolver),
         policy_host: Arc::clone(&controller.policy_host),
+        policy_seed: controller.seed,
         check_host: Arc::clone(&controller.check_host),
         health: Arc::clone(&controller.health),
         flood: FloodWatch::default(),

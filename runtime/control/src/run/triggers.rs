@@ -124,8 +124,20 @@ async fn serve(controller: &mut Controller, request: Request) -> bool {
         Request::Reload(answer) => {
             let _ = answer.send(controller.reload().await);
         }
+        Request::Validate(text, answer) => {
+            let _ = answer.send(controller.validate(&text).await);
+        }
+        Request::Apply(request, answer) => {
+            let _ = answer.send(controller.apply(request).await);
+        }
         Request::SetBackend(request, answer) => {
             let _ = answer.send(controller.set_backend(&request).await);
+        }
+        Request::SetWeight(request, answer) => {
+            let _ = answer.send(controller.set_weight(&request).await);
+        }
+        Request::RollBack(request, answer) => {
+            let _ = answer.send(controller.roll_back(&request).await);
         }
         Request::Lift(request, answer) => {
             let _ = answer.send(controller.lift_quarantine(&request).await);

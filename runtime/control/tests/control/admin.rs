@@ -18,7 +18,7 @@ use crate::balancer::{Bed, DNS, PATIENCE, WEB, load, setup};
 use crate::bed::{ip, parse};
 
 /// Opens 600 sessions of `web`, and 300 of `dns`.
-fn open_900(bed: &Bed) {
+pub(crate) fn open_900(bed: &Bed) {
     let table = &bed.shared.sessions;
     let mut slots = table.slot_cache();
     for n in 0..900_u16 {

@@ -18,12 +18,13 @@ use waxwing_control::restart::Stopped;
 use waxwing_control::run::{Control, ControlSetup, Signals, StartError, WorkerChannels};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
+use waxwing_dataplane::model::SessionAction;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 
-use crate::bed::Namespaces;
+use crate::bed::{Namespaces, ip};
 
 pub(crate) const WORKERS: usize = 2;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +104,8 @@ pub(crate) struct Seen {
     pub(crate) generation: AtomicU64,
     pub(crate) frozen: AtomicBool,
     pub(crate) stop: AtomicBool,
+    /// What the snapshot says of the backends' sessions.
+    pub(crate) actions: Mutex<Vec<SessionAction>>,
 }
 
 pub(crate) fn work(seen: &Seen, channels: WorkerChannels) {
@@ -110,6 +113,8 @@ pub(crate) fn work(seen: &Seen, channels: WorkerChannels) {
     while !seen.stop.load(Ordering::Relaxed) {
         seen.generation
             .store(epoch.snapshot.generation, Ordering::Release);
+        let actions = epoch.snapshot.backends().map(|backend| backend.sessions);
+        *seen.actions.lock().unwrap() = actions.collect();
         let Ok(next) = channels.mailbox.recv_timeout(Duration::from_millis(5)) else {
             continue;
         };
@@ -183,12 +188,36 @@ impl Bed {
         Self::in_namespaces(services, || None)
     }
 
+    /// With loopback addresses; the lines before `#services` are of `[admin]`.
+    pub(crate) fn with_loopback(services: &str) -> Self {
+        Self::prepared(services, |_| ())
+    }
+
     /// With metrics on the port that `listen` returns, called in the balancer's namespace.
     pub(crate) fn with_metrics(services: &str, listen: impl FnOnce() -> MetricsListener) -> Self {
         Self::in_namespaces(services, || Some(listen()))
     }
 
+    /// [`Bed::with_loopback`], with files that `prepare` puts beside the config.
+    pub(crate) fn prepared(services: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let listen = || {
+            ip("link set lo up");
+            None
+        };
+        Self::in_folder(folder, services, listen)
+    }
+
     fn in_namespaces(services: &str, listen: impl FnOnce() -> Option<MetricsListener>) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), services, listen)
+    }
+
+    fn in_folder(
+        folder: tempfile::TempDir,
+        services: &str,
+        listen: impl FnOnce() -> Option<MetricsListener>,
+    ) -> Self {
         let namespaces = Namespaces::enter();
         let metrics = listen();
         let log = Arc::new(LogState::default());
@@ -196,7 +225,6 @@ impl Bed {
             .enable_all()
             .build()
             .unwrap();
-        let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("modules")).unwrap();
         write_config(folder.path(), services);
         let seen: Vec<Arc<Seen>> = (0..WORKERS).map(|_| Arc::default()).collect();
@@ -302,8 +330,9 @@ impl Drop for Bed {
 }
 
 pub(crate) fn write_config(folder: &Path, services: &str) {
+    let (admin, services) = services.split_once("#services\n").unwrap_or(("", services));
     let text = format!(
-        "modules = \"modules\"\nbackends_max = 64\n[admin]\nsocket = \"admin.sock\"\n\
+        "modules = \"modules\"\nbackends_max = 64\n[admin]\nsocket = \"admin.sock\"\n{admin}\
          [[port]]\ninterface = \"p1\"\n{services}"
     );
     std::fs::write(folder.join("lb.toml"), text).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use waxwing_control::admin::signals::SetBackend;
+use waxwing_control::admin::requests::SetBackend;
 use waxwing_control::admin::status::Status;
 use waxwing_control::health::{AdminState, HealthState};
 use waxwing_dataplane::BackendId;
@@ -166,8 +166,9 @@ pub(crate) fn drained() {
             service,
             backend,
             state,
+            within_s: None,
         };
-        bed.wait(bed.client.set_backend(&request))
+        bed.wait(bed.client.change("/v1/backends", &request))
             .map_err(|error| error.to_string())
     };
     assert_eq!(

@@ -3,14 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod access;
 mod admin;
 mod balancer;
 #[path = "../bed/mod.rs"]
 mod bed;
 mod changes;
+mod explain;
 mod metrics;
 mod policies;
 mod resources;
+mod steer;
 
 use std::process::ExitCode;
 
@@ -85,6 +88,34 @@ fn main() -> ExitCode {
         (
             "events are listed by severity, area and number, and followed",
             resources::events,
+        ),
+        (
+            "a packet is explained, and nothing is sent or opened",
+            explain::explain,
+        ),
+        (
+            "a weight is set at run time, and stays over a reload",
+            steer::weights,
+        ),
+        ("a drain ends when the operator said", steer::drain_within),
+        ("sessions are ended by filters", steer::kill),
+        ("a module goes back to its build before", steer::roll_back),
+        ("the log says who changed what", steer::recorded),
+        (
+            "a group may use the admin socket, and the read-only one changes nothing",
+            access::read_socket,
+        ),
+        (
+            "the TCP port wants its token, host and origin",
+            access::tcp_port,
+        ),
+        (
+            "groups, tokens and addresses that cannot be are refused",
+            access::refused_access,
+        ),
+        (
+            "a config is checked and applied by the API, if it was made from the one in effect",
+            resources::applied,
         ),
         ("an MTU above the allocated memory is a problem", larger_mtu),
         ("SIGHUP reloads and SIGTERM ends", signals),

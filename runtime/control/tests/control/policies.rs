@@ -75,7 +75,7 @@ pub(crate) fn backend_signals() {
             backend: backend.into(),
             values: values.iter().map(|(k, v)| ((*k).into(), *v)).collect(),
         };
-        bed.wait(bed.client.set_signals(&request))
+        bed.wait(bed.client.change("/v1/signals", &request))
             .map_err(|error| error.to_string())
     };
     let shown = || {
@@ -84,8 +84,8 @@ pub(crate) fn backend_signals() {
     };
     let named = |queue, load| vec![("load".to_owned(), load), ("queue".to_owned(), queue)];
     assert_eq!(shown(), named(0, 0));
-    assert_eq!(set("web-1", &[("queue", 7), ("1", 9)]), Ok(()));
-    assert_eq!(set("10.77.0.2:8080", &[("3", 5)]), Ok(()));
+    set("web-1", &[("queue", 7), ("1", 9)]).unwrap();
+    set("10.77.0.2:8080", &[("3", 5)]).unwrap();
     let mut expected = named(7, 9);
     expected.insert(0, ("3".to_owned(), 5));
     assert_eq!(shown(), expected);

@@ -107,6 +107,52 @@ fn config(bed: &Bed) {
     assert!(still.contains("203.0.113.10"), "the running config stays");
 }
 
+/// A config is checked and applied by the API, if it was made from the one in effect.
+pub(crate) fn applied() {
+    let bed = Bed::new(WEB);
+    let shown = || -> ConfigItem { bed.wait(bed.client.get("/v1/config", &[])).unwrap() };
+    let apply = |text: &str, etag: &str| {
+        let applied = bed.wait(bed.client.apply(text.to_owned(), etag));
+        applied.map_err(|error| error.to_string())
+    };
+    let validate = |text: &str| {
+        let checked = bed.wait(bed.client.validate(text.to_owned()));
+        checked.map_err(|error| error.to_string())
+    };
+    let first = shown();
+    let two = first.text.clone() + DNS;
+    assert!(validate(&two).unwrap().contains("+1 service"));
+    assert_eq!(shown().text, first.text, "only checked");
+    let wrong = first.text.replace("\"first\"", "\"frist\"") + "nonsense = 1\n";
+    for error in [
+        validate(&wrong).unwrap_err(),
+        apply(&wrong, &first.etag).unwrap_err(),
+    ] {
+        assert!(
+            error.contains("nonsense") && error.contains("frist"),
+            "{error}"
+        );
+    }
+    let file = bed.folder.path().join("lb.toml");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), first.text);
+
+    assert!(apply(&two, "0").unwrap_err().contains("has changed since"));
+    assert!(apply(&two, &first.etag).unwrap().contains("+1 service"));
+    assert_eq!(
+        (shown().text, std::fs::read_to_string(&file).unwrap()),
+        (two.clone(), two.clone())
+    );
+    assert!(
+        apply(&first.text, &first.etag)
+            .unwrap_err()
+            .contains("has changed since")
+    );
+    // Somebody edits the file meanwhile.
+    std::fs::write(&file, format!("{two}# mine\n")).unwrap();
+    let error = apply(&first.text, &shown().etag).unwrap_err();
+    assert!(error.contains("not in effect"), "{error}");
+}
+
 pub(crate) fn events() {
     let bed = Bed::new(WEB);
     bed.log.events().add(Severity::Info, "config", "first");

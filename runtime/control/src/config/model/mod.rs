@@ -74,6 +74,23 @@ pub struct Config {
 pub struct AdminConfig {
     /// Path of the admin socket.
     pub socket: Located<PathBuf>,
+    /// The group whose members may use it; `None`: its owner alone.
+    pub group: Option<Located<String>>,
+    /// Path of a socket that changes nothing.
+    pub read_socket: Option<Located<PathBuf>>,
+    /// The group whose members may use that; `None`: every user of this host.
+    pub read_group: Option<Located<String>>,
+    /// A TCP port for the API.
+    pub listen: Option<AdminListen>,
+}
+
+/// A TCP port for the API.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AdminListen {
+    /// A loopback address, and the port.
+    pub address: SocketAddr,
+    /// The file that has the token.
+    pub token_file: PathBuf,
 }
 
 /// `[workers]`: which CPUs the workers run on.
@@ -339,7 +356,7 @@ impl Config {
             ("zero_copy", self.zero_copy != running.zero_copy),
             ("poll", self.poll != running.poll),
             ("mode", self.mode != running.mode),
-            ("[admin] socket", self.admin != running.admin),
+            ("[admin]", self.admin != running.admin),
             ("[metrics]", self.metrics != running.metrics),
             ("[workers] pin", self.workers.pin != running.workers.pin),
             ("[workers] cpus", self.workers.cpus != running.workers.cpus),

@@ -3,6 +3,7 @@
 //! Invariant: a backend without a valid address is left out of the config, a service without a valid
 //! required value stands apart from the others; any other wrong value is replaced by its default.
 
+mod admin;
 mod health;
 mod service;
 mod source_nat;
@@ -18,16 +19,13 @@ use waxwing_dataplane::model::Faces;
 use waxwing_plugin::CanaryRules;
 
 use super::model::{
-    AdminConfig, ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Unserved, Workers,
-    ZeroCopy,
+    ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Unserved, Workers, ZeroCopy,
 };
 use super::problem::{Located, Problems, SourceText, Span};
 use super::reader::{Table, or, or_default};
 use super::schema::{self, Key};
 use super::values;
 
-/// Maximum length of a Unix socket path, without the terminating zero byte of `sockaddr_un`.
-const SOCKET_PATH_MAX: usize = 107;
 /// Maximum canary time.
 const CANARY_MAX: Duration = Duration::from_secs(86_400);
 /// Highest CPU number in the 1024-bit masks of `sched_setaffinity`.
@@ -112,7 +110,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         ping: or(root.boolean(&schema::PING, problems), true),
         unserved: or_default(root.choice(&schema::UNSERVED, &UNSERVED, problems)),
         source_limit: source_limit(root, problems),
-        admin: admin(root, problems),
+        admin: admin::read(root, problems),
         metrics: metrics(root, problems),
         workers: workers(root, problems),
         rings: rings(root, problems),
@@ -177,27 +175,6 @@ fn source_limit(root: &Table<'_, '_>, problems: &mut Problems) -> Option<SourceL
         prefix_v6: or(prefix_v6, SOURCE_LIMIT.prefix_v6),
     };
     (limit.sessions_per_s > 0).then_some(limit)
-}
-
-fn admin(root: &Table<'_, '_>, problems: &mut Problems) -> AdminConfig {
-    let folder = problems.folder();
-    let table = root.table(&schema::ADMIN, problems);
-    let socket = table.as_ref().and_then(|table| {
-        table.parsed(&schema::SOCKET, problems, |text| {
-            let path = folder.join(values::path(text, "the socket's path")?);
-            if path.as_os_str().len() > SOCKET_PATH_MAX {
-                return Err(format!(
-                    "the path of a socket has at most {SOCKET_PATH_MAX} bytes; write a shorter one, \
-                     such as \"/run/waxwing/waxwing.sock\""
-                ));
-            }
-            Ok(path)
-        })
-    });
-    let span = table.map_or_else(Span::default, |table| table.span);
-    AdminConfig {
-        socket: socket.unwrap_or_else(|| Located::new("/run/waxwing/waxwing.sock".into(), span)),
-    }
 }
 
 fn metrics(root: &Table<'_, '_>, problems: &mut Problems) -> Option<SocketAddr> {

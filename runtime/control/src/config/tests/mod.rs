@@ -122,6 +122,7 @@ fn the_full_example_shows_every_key_and_its_default() {
         "modules",
         "state",
         "cluster_key",
+        "[admin]",
         "[metrics]",
         "[workers] cpus",
         "[[port]]",

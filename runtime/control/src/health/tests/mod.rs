@@ -236,9 +236,9 @@ fn below_the_panic_threshold_only_the_operator_takes_backends_out() {
         world.result(1, &failed("refused"), at(second));
     }
     assert_eq!(world.takes_new(at(5)), [true; 3], "one of three is up");
-    world
-        .health
-        .set_admin(world.key(2), AdminState::Disabled, at(6));
+    world.health.set(world.key(2), at(6), |it| {
+        it.set_admin(AdminState::Disabled, None, at(6))
+    });
     assert_eq!(
         world.takes_new(at(6)),
         [true, false, false],
@@ -271,18 +271,18 @@ fn slow_start_raises_the_weight_in_steps() {
     assert_eq!(world.next_change(at(14)), None);
 
     // It goes down and recovers while it drains; slow start begins when the operator enables it.
-    world
-        .health
-        .set_admin(world.key(0), AdminState::Draining, at(20));
+    world.health.set(world.key(0), at(20), |it| {
+        it.set_admin(AdminState::Draining, None, at(20))
+    });
     for second in 21..24 {
         world.result(0, &failed("refused"), at(second));
     }
     for second in 24..26 {
         world.result(0, &passed("open"), at(second));
     }
-    world
-        .health
-        .set_admin(world.key(0), AdminState::Enabled, at(100));
+    world.health.set(world.key(0), at(100), |it| {
+        it.set_admin(AdminState::Enabled, None, at(100))
+    });
     assert_eq!(percent(&world, at(100)), 10);
 
     let mut world = World::new(CHECKED, "");
@@ -336,9 +336,9 @@ fn weight_0_drains_whether_from_the_config_or_a_check() {
 fn a_draining_backend_keeps_its_sessions_for_drain_timeout() {
     let mut world = World::new(&format!("drain_timeout = \"60s\"\n{CHECKED}"), "");
     world.result(0, &passed("open"), at(0));
-    world
-        .health
-        .set_admin(world.key(0), AdminState::Draining, at(10));
+    world.health.set(world.key(0), at(10), |it| {
+        it.set_admin(AdminState::Draining, None, at(10))
+    });
     let effect = |world: &World, now| {
         let effect = world.effects(now)[0];
         (effect.healthy, effect.percent, effect.sessions)
@@ -347,9 +347,9 @@ fn a_draining_backend_keeps_its_sessions_for_drain_timeout() {
     assert_eq!(world.next_change(at(10)), Some(at(70)));
     assert_eq!(effect(&world, at(69)), (true, 0, SessionAction::Keep));
     assert_eq!(effect(&world, at(70)), (true, 0, SessionAction::Reset));
-    world
-        .health
-        .set_admin(world.key(0), AdminState::Enabled, at(80));
+    world.health.set(world.key(0), at(80), |it| {
+        it.set_admin(AdminState::Enabled, None, at(80))
+    });
     assert_eq!(effect(&world, at(80)), (true, 100, SessionAction::Keep));
 
     // The server asks to drain.
@@ -367,9 +367,9 @@ fn a_draining_backend_keeps_its_sessions_for_drain_timeout() {
 fn health_survives_a_reload() {
     let mut world = World::new(CHECKED, "");
     world.result(0, &failed("refused"), at(1));
-    world
-        .health
-        .set_admin(world.key(1), AdminState::Draining, at(1));
+    world.health.set(world.key(1), at(1), |it| {
+        it.set_admin(AdminState::Draining, None, at(1))
+    });
     let config = World::new(&format!("on_down = \"reset\"\n{CHECKED}"), "weight = 5").config;
     world.reload(&config, at(2));
     assert_eq!(

@@ -50,7 +50,9 @@ fn a_backend_that_drained_before_it_was_removed_has_the_rest_of_its_time() {
     let drain = "drain_timeout = \"60s\"";
     let mut world = World::new(drain, "");
     let admin = AdminState::Draining;
-    world.health.set_admin(world.key(2), admin, at(0));
+    world
+        .health
+        .set(world.key(2), at(0), |it| it.set_admin(admin, None, at(0)));
     let key = remove_last(&mut world, "tcp", drain, at(50));
     assert_eq!(sessions(&world, key, at(59)), SessionAction::Keep);
     assert_eq!(sessions(&world, key, at(60)), SessionAction::Reset);
@@ -62,9 +64,13 @@ fn on_down_holds_for_a_removed_backend() {
     let mut world = World::new(&service, "");
     let key = remove_last(&mut world, "tcp", &service, at(1));
     assert_eq!(sessions(&world, key, at(1)), SessionAction::Keep);
-    world.health.set_admin(key, AdminState::Disabled, at(2));
+    world.health.set(key, at(2), |it| {
+        it.set_admin(AdminState::Disabled, None, at(2))
+    });
     assert_eq!(sessions(&world, key, at(2)), SessionAction::Repick);
-    world.health.set_admin(key, AdminState::Enabled, at(3));
+    world.health.set(key, at(3), |it| {
+        it.set_admin(AdminState::Enabled, None, at(3))
+    });
     assert_eq!(sessions(&world, key, at(3)), SessionAction::Keep);
 
     let mut world = World::new(&service, "");
@@ -97,7 +103,9 @@ fn a_backend_that_returns_starts_anew() {
         world.result(backend, &passed("open"), at(1));
     }
     let key = remove_last(&mut world, "tcp", CHECKED, at(2));
-    world.health.set_admin(key, AdminState::Disabled, at(3));
+    world.health.set(key, at(3), |it| {
+        it.set_admin(AdminState::Disabled, None, at(3))
+    });
     let all = config_of("tcp", CHECKED, &[1, 2, 3], "");
     world.reload(&all, at(4));
     assert_eq!(world.state(2), HealthState::Checking);

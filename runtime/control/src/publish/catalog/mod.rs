@@ -22,7 +22,7 @@ use waxwing_dataplane::{Backend, BackendId, Gauges, Service, ServiceId, Snapshot
 use waxwing_packet::Address;
 
 use crate::config::{self, AllDown, Config, OnRefused, Unserved};
-use crate::health::Effects;
+use crate::health::{Effect, Effects};
 use crate::publish::keys::{BackendKey, ServiceKey, backend_key, service_key};
 use sources::SourceIds;
 
@@ -289,25 +289,27 @@ impl Catalog {
 }
 
 /// The largest weight of a backend, in a config and in a snapshot.
-const WEIGHT_MAX: u64 = 65_535;
+pub(crate) const WEIGHT_MAX: u64 = 65_535;
 
 /// Returns a service's weights, adjusted by its backends' health. If any is adjusted, all are scaled up
 /// by one factor, so that a part of a small weight is still above 0.
 fn weights(service: &config::Service, effects: &Effects) -> Vec<u32> {
-    let percent = |backend: &config::Backend| {
+    let effect = |backend: &config::Backend| {
         let effect = effects.get(&backend_key(service, backend));
-        effect.copied().unwrap_or_default().percent
+        effect.copied().unwrap_or_default()
     };
-    let changed = |backend: &config::Backend| !matches!(percent(backend), 0 | 100);
+    let changed = |backend: &config::Backend| !matches!(effect(backend).percent, 0 | 100);
     let scale = if service.backends.iter().any(changed) {
         1
     } else {
         100
     };
-    let parts = service
-        .backends
-        .iter()
-        .map(|backend| u64::from(backend.weight) * u64::from(percent(backend)) / scale);
+    let parts = service.backends.iter().map(|backend| {
+        let Effect {
+            percent, weight, ..
+        } = effect(backend);
+        u64::from(weight.unwrap_or(backend.weight)) * u64::from(percent) / scale
+    });
     let parts: Vec<u64> = parts.collect();
     let largest = parts.iter().copied().max().unwrap_or(0).max(WEIGHT_MAX);
     let fitted = |part: u64| match part {

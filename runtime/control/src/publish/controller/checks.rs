@@ -1,14 +1,16 @@
 //! Health checks: binding their modules, and publishing what their results change.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use waxwing_plugin::{ModuleError, Recovery};
 
 use super::{Controller, PublishError};
-use crate::admin::signals::SetBackend;
+use crate::admin::requests::{SetBackend, SetWeight};
 use crate::config::{Config, UnknownBackend};
-use crate::health::{self, BoundChecks, CheckFault, Runner};
+use crate::health::{self, AdminState, BoundChecks, CheckFault, Runner};
+use crate::publish::catalog::WEIGHT_MAX;
 use crate::publish::keys::{BackendKey, backend_key};
 use crate::publish::modules::{self, Builds};
 
@@ -20,6 +22,10 @@ const FAULTS_QUEUED: usize = 64;
 pub(crate) enum SetBackendError {
     #[error(transparent)]
     Backend(#[from] UnknownBackend),
+    #[error("only a drain has a time within which it ends")]
+    Within,
+    #[error("{0} is no weight; write a number from 0 to 65535")]
+    Weight(u32),
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
@@ -122,12 +128,31 @@ impl Controller {
         &mut self,
         request: &SetBackend,
     ) -> Result<(), SetBackendError> {
+        let within = request.within_s.map(Duration::from_secs);
+        if within.is_some() && request.state != AdminState::Draining {
+            return Err(SetBackendError::Within);
+        }
         let found = self.config.find_backend(&request.service, &request.backend);
         let key = match found {
             Ok((service, at)) => backend_key(service, &service.backends[at]),
             Err(unknown) => self.find_removed(request).ok_or(unknown)?,
         };
-        self.health.set_admin(key, request.state);
+        self.health.set_admin(key, request.state, within);
+        Ok(self.publish_health().await?)
+    }
+
+    /// Sets the operator's weight of a backend; it is in effect when this returns.
+    ///
+    /// # Errors
+    /// There is no such backend or weight, or the change cannot be published.
+    pub(crate) async fn set_weight(&mut self, request: &SetWeight) -> Result<(), SetBackendError> {
+        if let Some(weight) = request.weight.filter(|it| u64::from(*it) > WEIGHT_MAX) {
+            return Err(SetBackendError::Weight(weight));
+        }
+        let (service, backend) = (&request.service, &request.backend);
+        let (service, at) = self.config.find_backend(service, backend)?;
+        let key = backend_key(service, &service.backends[at]);
+        self.health.set_weight(key, request.weight);
         Ok(self.publish_health().await?)
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use waxwing_plugin::{FaultReport, Recovery};
 
 use super::{Controller, PublishError};
-use crate::admin::signals::LiftQuarantine;
+use crate::admin::requests::{LiftQuarantine, RollBack};
 use crate::health;
 use crate::parallel::side_by_side;
 use crate::publish::modules;
@@ -25,7 +25,42 @@ pub(crate) enum LiftError {
     NotQuarantined(String),
 }
 
+/// Why a module was not rolled back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RollBackError {
+    #[error("no policy is named \"{0}\"; `waxwing module list` shows them")]
+    Unknown(String),
+    #[error(
+        "module {0} has no build to go back to: neither an earlier one of this run that is not quarantined, \
+         nor one built into the program"
+    )]
+    NoEarlier(String),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
 impl Controller {
+    /// Quarantines the newest build in use of a policy's module and lets the one before it serve; it does
+    /// when this returns. Returns what was done.
+    ///
+    /// # Errors
+    /// There is no such module or no such build, or the change cannot be published.
+    pub(crate) async fn roll_back(&mut self, request: &RollBack) -> Result<String, RollBackError> {
+        let name = request.module.clone();
+        if !self.config.policies().iter().any(|used| **used == *name) {
+            return Err(RollBackError::Unknown(name));
+        }
+        let host = Arc::clone(&self.policy_host);
+        // On a blocking thread: the host writes files, and may compile.
+        let rolled = modules::blocking(move || host.roll_back(&name)).await;
+        let (from, to) = rolled.ok_or_else(|| RollBackError::NoEarlier(request.module.clone()))?;
+        self.publish_changed_modules().await?;
+        self.update_view();
+        Ok(format!(
+            "{to} serves instead of {from}, which is quarantined"
+        ))
+    }
+
     /// Ends the quarantine of a module's builds, and tries its newest build as a new one is. Returns their
     /// hashes.
     ///

@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sha2::{Digest as _, Sha256};
+
 use super::{Controller, PublishError};
+use crate::admin::requests::ApplyConfig;
 use crate::admin::status::ReloadStatus;
-use crate::config::{Config, ConfigErrors, Problem};
+use crate::config::{Config, ConfigErrors, ParsedConfig, Problem};
 use crate::publish::changes::Changes;
 use crate::publish::keys::{BackendKey, snapshot_key};
 use crate::publish::reloads::Reload;
@@ -29,6 +32,47 @@ pub(crate) enum ReloadError {
     NeedsRestart { path: PathBuf, keys: String },
     #[error(transparent)]
     Publish(#[from] PublishError),
+}
+
+/// Why a config was not applied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error("the config in effect has changed since it was read; read it again, and merge")]
+    Changed,
+    #[error("the config's file has changes that are not in effect; reload first, or undo them")]
+    NotLoaded,
+    #[error("cannot write {}: {source}; the user that waxwing runs as must be allowed to", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
+}
+
+/// Returns what names a config's text in `ETag` and `If-Match`, without quotes.
+pub(crate) fn etag(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn texts(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// Replaces a file at once, with the mode that it has.
+fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let mode = std::fs::metadata(path)?.permissions();
+    let written = std::fs::write(&new, text)
+        .and_then(|()| std::fs::set_permissions(&new, mode))
+        .and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        // Best effort.
+        let _ = std::fs::remove_file(&new);
+    }
+    written
 }
 
 impl Controller {
@@ -71,7 +115,75 @@ impl Controller {
     }
 
     async fn try_reload(&mut self) -> Result<ReloadStatus, ReloadError> {
-        let mut reading = Config::read_file(self.config.source().path())?;
+        let reading = Config::read_file(self.config.source().path())?;
+        let (config, warnings) = self.checked(reading).await?;
+        // So that the ids of removed backends without sessions are free for this config.
+        self.drop_retired().await;
+        let changes = Changes::between(&self.config, &config);
+        let touched = self.sessions_of(&changes.removed);
+        self.publish(Arc::new(config)).await?;
+        self.loaded_at = SystemTime::now();
+        let generation = self.snapshot.generation;
+        let sessions = if touched == 1 { "session" } else { "sessions" };
+        Ok(ReloadStatus {
+            changes: format!("generation {generation}: {changes}, {touched} {sessions} touched"),
+            warnings: texts(&warnings),
+            ..ReloadStatus::default()
+        })
+    }
+
+    /// Checks a text as a reload checks the config's file. Returns what it would change, and the warnings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) async fn validate(&mut self, text: &str) -> Result<ReloadStatus, ReloadError> {
+        let reading = Config::read(text, self.config.source().path());
+        let (config, warnings) = self.checked(reading).await?;
+        Ok(ReloadStatus {
+            changes: Changes::between(&self.config, &config).to_string(),
+            warnings: texts(&warnings),
+            ..ReloadStatus::default()
+        })
+    }
+
+    /// Replaces the config's file by a text, and puts that into effect. Returns what changed.
+    ///
+    /// # Errors
+    /// Somebody else was faster, the text has errors, or the file cannot be written: the file stays then.
+    pub(crate) async fn apply(&mut self, request: ApplyConfig) -> Result<ReloadStatus, ApplyError> {
+        let running = Arc::clone(&self.config);
+        let source = running.source();
+        let file = std::fs::read_to_string(source.path());
+        let file = file.map_err(|error| ApplyError::Write {
+            path: source.path().to_owned(),
+            source: error,
+        })?;
+        if etag(source.text()) != request.if_match {
+            return Err(ApplyError::Changed);
+        }
+        if file != source.text() {
+            return Err(ApplyError::NotLoaded);
+        }
+        self.validate(&request.text).await?;
+        let failed = |source_error| ApplyError::Write {
+            path: source.path().to_owned(),
+            source: source_error,
+        };
+        replace_file(source.path(), &request.text).map_err(failed)?;
+        match self.reload().await {
+            Ok(done) => Ok(done),
+            Err(why) => {
+                replace_file(source.path(), &file).map_err(failed)?;
+                Err(why.into())
+            }
+        }
+    }
+
+    /// Checks a config against this machine, the modules, and what only a start may change.
+    async fn checked(
+        &mut self,
+        mut reading: ParsedConfig,
+    ) -> Result<(Config, Vec<Problem>), ReloadError> {
         // The ports are attached and stay so; nothing that the network is like stops a reload.
         let found = preflight::network(reading.config(), &self.kernel).await?;
         reading.add(found.into_iter().map(Problem::into_warning));
@@ -86,19 +198,7 @@ impl Controller {
                 keys: fixed.join(", "),
             });
         }
-        // So that the ids of removed backends without sessions are free for this config.
-        self.drop_retired().await;
-        let changes = Changes::between(&self.config, &config);
-        let touched = self.sessions_of(&changes.removed);
-        self.publish(Arc::new(config)).await?;
-        self.loaded_at = SystemTime::now();
-        let generation = self.snapshot.generation;
-        let sessions = if touched == 1 { "session" } else { "sessions" };
-        Ok(ReloadStatus {
-            changes: format!("generation {generation}: {changes}, {touched} {sessions} touched"),
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-            ..ReloadStatus::default()
-        })
+        Ok((config, warnings))
     }
 
     /// Returns whether a session is half-open or active.

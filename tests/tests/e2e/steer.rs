@@ -1,0 +1,120 @@
+//! The operator asks what would happen, and changes what happens.
+
+use std::cell::RefCell;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use waxwing_tests::topology::{CLIENT4, VIP4};
+use waxwing_tests::{Layout, Topology, Waxwing, query};
+
+use crate::consequences::{WEB, assert_reset, assert_served_by, server_of, stay};
+use crate::health::three;
+use crate::{Scenario, scenario};
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    scenario!(an_explanation_comes_true),
+    scenario!(what_the_operator_changes_is_in_effect_and_recorded),
+];
+
+/// The explanation of the client's packet from this port, and the command's exit code.
+fn explain(waxwing: &Waxwing<'_>, port: u16) -> Result<(Value, Option<i32>)> {
+    let (client, vip) = (format!("{CLIENT4}:{port}"), format!("{VIP4}:80"));
+    let finished = waxwing.ask(&["explain", "tcp", &client, &vip, "--json"])?;
+    let explanation = serde_json::from_str(&finished.stdout);
+    let explanation = explanation.with_context(|| finished.stderr.clone())?;
+    Ok((explanation, finished.status.code()))
+}
+
+/// The name of the backend that an explanation says.
+fn chosen(explanation: &Value) -> Result<String> {
+    let backends = explanation["backends"].as_array().context("no backends")?;
+    let mut chosen = backends.iter().filter(|it| it["chosen"] == true);
+    let name = chosen.next().and_then(|it| it["name"].as_str());
+    Ok(name.with_context(|| format!("{explanation:#}"))?.to_owned())
+}
+
+fn an_explanation_comes_true() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.health.clear();
+    "rendezvous".clone_into(&mut web.policy);
+    let waxwing = Waxwing::start(&topology, &config)?;
+    for port in 50_100..50_110 {
+        let before = waxwing.status()?.sessions();
+        let (explanation, code) = explain(&waxwing, port)?;
+        ensure!(code == Some(0), "{explanation:#}");
+        let name = chosen(&explanation)?;
+        let packets = explanation["packets"].as_array().context("no packets")?;
+        let outcomes: Vec<_> = packets.iter().map(|it| &it["outcome"]).collect();
+        ensure!(outcomes == ["forwarded"; 3], "{explanation:#}");
+        ensure!(
+            waxwing.status()?.sessions() <= before,
+            "it opened a session"
+        );
+        let mut connection = topology.client.enter(|| query::connect_from(port, WEB))??;
+        let server = server_of(&query::get(&mut connection, "/")?)?;
+        ensure!(
+            name == format!("server-{server}"),
+            "{name} was foretold, not {server}"
+        );
+        let (explanation, _) = explain(&waxwing, port)?;
+        ensure!(
+            explanation["session"]["phase"] == "active",
+            "{explanation:#}"
+        );
+        ensure!(chosen(&explanation)? == name, "{explanation:#}");
+    }
+    // What stops it is named.
+    for name in ["server-1", "server-2", "server-3"] {
+        ensure!(
+            waxwing
+                .ask(&["backend", "disable", "web", name])?
+                .status
+                .success()
+        );
+    }
+    let (explanation, _) = explain(&waxwing, 50_111)?;
+    ensure!(
+        explanation["packets"][0]["outcome"] == "rejected",
+        "{explanation:#}"
+    );
+    waxwing.stop().map(drop)
+}
+
+fn what_the_operator_changes_is_in_effect_and_recorded() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.health.clear();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let ask = |args: &[&str]| -> Result<String> {
+        let finished = waxwing.ask(args)?;
+        ensure!(finished.status.success(), "{args:?}: {}", finished.stderr);
+        Ok(finished.stdout)
+    };
+
+    let (mut connection, _) = stay(&topology)?;
+    ensure!(ask(&["session", "kill", "--client", "10.1.0.0/24"])?.starts_with("1 session"));
+    assert_reset(&mut connection)?;
+    waxwing.wait_status("no session", |status| status.sessions() == 0)?;
+
+    ask(&["backend", "weight", "web", "server-1", "0"])?;
+    assert_served_by(&topology, &["2", "3"])?;
+    let (connection, place) = stay(&topology)?;
+    let connection = RefCell::new(connection);
+    let name = format!("server-{}", place + 1);
+    ask(&["backend", "drain", "web", &name, "--within", "1s"])?;
+    waxwing.wait_status("the end of the drain", |_| {
+        query::get(&mut connection.borrow_mut(), "/").is_err()
+    })?;
+
+    let events = ask(&["event", "list", "--area", "admin"])?;
+    for part in ["/v1/sessions/kill", "/v1/backends/weight", "\"within_s\":1"] {
+        let mut found = events.lines().filter(|line| line.contains(part));
+        let line = found
+            .next()
+            .with_context(|| format!("no {part}: {events}"))?;
+        ensure!(line.contains("uid 0, pid "), "{line}");
+    }
+    waxwing.stop().map(drop)
+}
