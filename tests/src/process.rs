@@ -6,6 +6,7 @@
 
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -180,9 +181,10 @@ impl Process {
                 break status;
             }
             if Instant::now() >= deadline {
+                let threads = self.threads();
                 self.kill();
                 bail!(
-                    "`{}` did not end within {timeout:?}; it wrote:\n{}{}",
+                    "`{}` did not end within {timeout:?} (threads: {threads}); it wrote:\n{}{}",
                     self.name,
                     self.stdout(),
                     self.stderr()
@@ -203,6 +205,23 @@ impl Process {
             stdout: self.stdout(),
             stderr: self.stderr(),
         })
+    }
+
+    /// Returns what each thread does, for a report of a process that hangs: its name, its state (proc(5)) and
+    /// the kernel's function that it waits in.
+    #[must_use]
+    pub fn threads(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let thread = |task: PathBuf| {
+            let stat = read(task.join("stat"));
+            let state = stat.rsplit(") ").next().and_then(|it| it.chars().next());
+            let (name, waits) = (read(task.join("comm")), read(task.join("wchan")));
+            format!("{} {} {waits}", name.trim(), state.unwrap_or('?'))
+        };
+        let tasks = tasks.into_iter().flatten().flatten();
+        let threads: Vec<String> = tasks.map(|task| thread(task.path())).collect();
+        threads.join(", ")
     }
 
     /// Kills the process (`SIGKILL`) and reaps it.

@@ -238,6 +238,13 @@ impl<'a> Waxwing<'a> {
         Process::spawn("waxwing", &command)?.finish(TIMEOUT)
     }
 
+    /// Returns what each thread does; see [`Process::threads`].
+    #[must_use]
+    pub fn threads(&self) -> String {
+        let threads = self.process.as_ref().map(Process::threads);
+        threads.unwrap_or_else(|| "none, it does not run".to_owned())
+    }
+
     /// Returns the output of `waxwing status --json`.
     pub fn status(&self) -> Result<Status> {
         let finished = self.ask(&["status", "--json"])?;

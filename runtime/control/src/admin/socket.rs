@@ -66,7 +66,7 @@ pub enum AdminError {
          balancer its own `socket` under [admin]",
         .0.display()
     )]
-    BuildsInUse(PathBuf),
+    InUse(PathBuf),
     /// The path is taken by something else.
     #[error(
         "admin socket {}: the path exists and is not a socket; move it or set another `socket`",
@@ -267,7 +267,7 @@ async fn check_path(path: &Path) -> Result<(), AdminError> {
             path: path.to_owned(),
             source,
         }),
-        Ok(_) => Err(AdminError::BuildsInUse(path.to_owned())),
+        Ok(_) => Err(AdminError::InUse(path.to_owned())),
     }
 }
 

@@ -254,6 +254,7 @@ impl<'a> Soak<'a> {
         }
         if !wrong.is_empty() {
             self.find(event, &format!("after {SETTLE:?}: {wrong}"));
+            println!("    its threads: {}", self.waxwing.threads());
         }
         self.check_flows(event);
         self.check_loads(event);
