@@ -135,6 +135,12 @@ impl Container {
         self.root.join(inside.trim_start_matches('/'))
     }
 
+    /// As [`Self::path`], also of what was mounted inside.
+    #[must_use]
+    pub fn path_by_process(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.first))
+    }
+
     /// Runs a command inside to its end.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ impl<'a> Waxwing<'a> {
 
     fn spawn_under(topology: &'a Topology, config: &Config, wrapper: &[&str]) -> Result<Self> {
         let mut waxwing = Self::prepare(topology, config)?;
-        waxwing.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        waxwing.set_wrapper(wrapper);
         waxwing.run()?;
         Ok(waxwing)
     }
@@ -127,6 +127,11 @@ impl<'a> Waxwing<'a> {
             command.args(["--user", user]);
         }
         Process::spawn("waxwing", &command)
+    }
+
+    /// Replaces the command line of [`Waxwing::start_under`] for later processes.
+    pub fn set_wrapper(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
     }
 
     /// Starts a process that is to take over from the running one.

@@ -14,6 +14,7 @@ use waxwing_xdp::{
 
 use crate::priority::{lower_priority, raise_priority};
 use crate::run::log_port;
+use crate::service_manager::ServiceManager;
 use crate::upgrade;
 use crate::workers::Gate;
 
@@ -23,13 +24,15 @@ pub(crate) struct SharedAttached {
     attached: Arc<Mutex<Attached>>,
     /// Set once the workers run.
     workers: Arc<OnceLock<Arc<Gate>>>,
+    manager: Arc<ServiceManager>,
 }
 
 impl SharedAttached {
-    pub(crate) fn new(attached: Attached) -> Self {
+    pub(crate) fn new(attached: Attached, manager: &Arc<ServiceManager>) -> Self {
         Self {
             attached: Arc::new(Mutex::new(attached)),
             workers: Arc::default(),
+            manager: Arc::clone(manager),
         }
     }
 
@@ -122,7 +125,9 @@ impl AttachedPorts for SharedAttached {
         let attached = self.lock();
         let workers = self.workers.get().ok_or(io::ErrorKind::NotConnected)?;
         let links = attached.links()?;
-        upgrade::given(workers.hand_over(), links)
+        let stopped_us = upgrade::monotonic_us();
+        let given = workers.hand_over();
+        upgrade::given(given, links, (self.manager.contact(), stopped_us))
     }
 
     fn take_back(&self) -> Result<(), String> {

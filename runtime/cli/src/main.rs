@@ -5,6 +5,7 @@
 
 mod arguments;
 mod attached;
+mod background;
 mod calls;
 mod event_layer;
 mod explain;
@@ -69,6 +70,12 @@ enum Command {
         /// As of `run`; the same user.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
+        /// Has the new process go on in the background, and returns when it serves or has failed.
+        #[arg(long)]
+        detach: bool,
+        /// Does nothing if the running balancer's program is this one.
+        #[arg(long)]
+        if_replaced: bool,
     },
     /// Checks a config and this system, and reports all problems.
     Check {
@@ -263,10 +270,16 @@ fn weight(text: &str) -> Result<Weight, String> {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run { config, user } => {
-            return run::run(&config, user.as_deref(), run::Start::Fresh);
+            return run::run(&config, user.as_deref(), run::Start::Fresh, || {});
         }
-        Command::Upgrade { config, user } => {
-            return run::run(&config, user.as_deref(), run::Start::Upgrade);
+        Command::Upgrade {
+            config,
+            user,
+            detach,
+            if_replaced,
+        } => {
+            let run = |ready| run::run(&config, user.as_deref(), run::Start::Upgrade, ready);
+            return exit(background::upgrade(&config, [detach, if_replaced], run));
         }
         Command::Check { config } => run::check(&config),
         Command::Status { admin, json, only } => {

@@ -36,7 +36,7 @@ use crate::log::Log;
 use crate::priority::lower_priority;
 use crate::query::print;
 use crate::service_manager::ServiceManager;
-use crate::workers::{Gate, Launch, WorkerThreads};
+use crate::workers::{Launch, WorkerThreads};
 use crate::{calls, privileges, shipped, upgrade};
 
 /// The threads for work that blocks: a change of the control loop, a compilation, the sessions of a gateway
@@ -107,8 +107,8 @@ pub(crate) enum Start {
     Upgrade,
 }
 
-/// `waxwing run` and `waxwing upgrade`.
-pub(crate) fn run(path: &Path, user: Option<&str>, start: Start) -> ExitCode {
+/// `waxwing run` and `waxwing upgrade`. Calls `ready` once when traffic flows.
+pub(crate) fn run(path: &Path, user: Option<&str>, start: Start, ready: impl FnOnce()) -> ExitCode {
     let (log, compiling, metrics) = match prepare(path, user, start) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -116,7 +116,7 @@ pub(crate) fn run(path: &Path, user: Option<&str>, start: Start) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = serve(path, &log, compiling, (metrics, start));
+    let outcome = serve(path, &log, compiling, (metrics, start), ready);
     if let Err(error) = &outcome {
         log.put(&format!("{error:#}\n"));
     }
@@ -154,6 +154,7 @@ fn serve(
     log: &Log,
     compiling: CompileService,
     (mut metrics, start): (Option<MetricsListener>, Start),
+    ready: impl FnOnce(),
 ) -> Result<()> {
     raise_open_files();
     let started = Instant::now();
@@ -183,18 +184,23 @@ fn serve(
         return Ok(());
     };
     let outcome = runtime.block_on(async {
-        let ready = || {
+        let serving = || {
             attached.release();
             tracing::info!("serving after {} ms", started.elapsed().as_millis());
             manager.serving();
+            ready();
         };
         tokio::select! {
-            outcome = control.run(signals, ready) => outcome.map_err(anyhow::Error::from),
+            outcome = control.run(signals, serving) => outcome.map_err(anyhow::Error::from),
             () = workers.any_ended() => bail!("a worker has panicked; see its message above"),
             never = manager.watch(|| workers.turns()) => match never {},
         }
     });
-    manager.stopping();
+    let successor = (outcome.as_ref().ok()).and_then(|stopped| stopped.successor.as_ref());
+    match successor {
+        Some(successor) => manager.succeeded_by(successor.pid),
+        None => manager.stopping(),
+    }
     let ended = workers.join();
     if let Ok(stopped) = &outcome
         && stopped.keep(state_folder())
@@ -259,7 +265,7 @@ async fn begin(
         }
     };
     let (workers, frame_len_max) = (attached.workers(), attached.frame_len_max());
-    let attached = SharedAttached::new(attached);
+    let attached = SharedAttached::new(attached, manager);
 
     let shared = shared(config, workers, frame_len_max)?;
     let counters: Vec<_> = (0..workers)
@@ -271,7 +277,7 @@ async fn begin(
         .as_ref()
         .map_or(started, |kept| kept.clock_zero(started));
     let launch = Launch::new(config, &shared, &counters, zero);
-    let manager = Arc::clone(manager);
+    let reloads = Arc::clone(manager);
     let setup = ControlSetup {
         checked,
         shared,
@@ -279,7 +285,7 @@ async fn begin(
         steering: Box::new(attached.clone()),
         ports: Box::new(attached.clone()),
         log: log.state(),
-        on_reload: Box::new(move |step| manager.reload(step)),
+        on_reload: Box::new(move |step| reloads.reload(step)),
         metrics: metrics.take(),
         started,
         clock_zero: zero,
@@ -294,7 +300,8 @@ async fn begin(
         Sockets::Own(sockets) => workers.gate().open(Some(sockets)),
         Sockets::Of(running) => {
             control.steer().await?;
-            take_over(&running, &control, (&attached, &options), &workers.gate())?;
+            let ports = (&attached, &options);
+            upgrade::take_over(&running, &control, ports, (&workers.gate(), manager))?;
         }
     }
     lower_priority();
@@ -305,35 +312,6 @@ async fn begin(
 enum Sockets {
     Own(Vec<WorkerSockets>),
     Of(Predecessor),
-}
-
-/// Takes over from the running process. No packet is served from here until the workers have their sockets.
-fn take_over(
-    running: &Predecessor,
-    control: &Control,
-    (attached, options): (&SharedAttached, &Options),
-    workers: &Gate,
-) -> Result<()> {
-    let begun = Instant::now();
-    let (changes, given) = running.take()?;
-    let given_at = begun.elapsed();
-    let (given, links) = upgrade::taken(given, options)?;
-    let sockets = attached.take(given)?;
-    let taken_at = begun.elapsed();
-    control.change_sessions(&changes);
-    workers.open(Some(sockets));
-    let served_at = begun.elapsed();
-    tracing::info!(
-        "took over within {} us: given after {}, taken after {}",
-        served_at.as_micros(),
-        given_at.as_micros(),
-        taken_at.as_micros()
-    );
-    attached.take_links(links)?;
-    if let Err(error) = running.serves() {
-        tracing::warn!("{error}; this process serves");
-    }
-    Ok(())
 }
 
 /// Raises the limit of open files to its maximum: each running health check has a connection.

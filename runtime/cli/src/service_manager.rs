@@ -4,18 +4,22 @@
 //! Invariant: the watchdog is fed by the task that runs the control loop, and only if every worker has turned
 //! its loop since it was fed before. A thread that hangs therefore ends the process, and the service manager
 //! starts it again.
+//!
+//! An upgrade goes on with the service manager of the process that it takes over: that one names the new
+//! process as the service's, which alone is heard from then on.
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::OsStr;
 use std::future::pending;
+use std::io;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use waxwing_control::publish::reloads::Reload;
 
 /// How long a datagram may wait for the service manager to read those before it.
@@ -26,11 +30,23 @@ const FED_WITHIN: u32 = 4;
 
 /// The service manager that started this process, if one did.
 #[derive(Debug, Default)]
-pub(crate) struct ServiceManager {
+pub(crate) struct ServiceManager(OnceLock<Channel>);
+
+#[derive(Debug)]
+struct Channel {
+    socket: UnixDatagram,
     /// Its socket, by address: it may be made again while this process lives.
-    channel: Option<(UnixDatagram, SocketAddr)>,
-    /// It ends the process if it hears nothing for this long.
-    watchdog: Option<Duration>,
+    address: SocketAddr,
+    contact: Contact,
+}
+
+/// How to reach a service manager.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Contact {
+    /// As in `NOTIFY_SOCKET`.
+    socket: String,
+    /// It ends the process if it hears nothing for this long, in microseconds.
+    watchdog_us: Option<u64>,
 }
 
 impl ServiceManager {
@@ -39,32 +55,36 @@ impl ServiceManager {
     /// # Errors
     /// `NOTIFY_SOCKET` is not the address of a socket, or the kernel gives no socket.
     pub(crate) fn from_environment() -> Result<Self> {
-        let Some(address) = env::var_os("NOTIFY_SOCKET") else {
-            return Ok(Self::default());
+        let manager = Self::default();
+        let Ok(socket) = env::var("NOTIFY_SOCKET") else {
+            return Ok(manager);
         };
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
         // The variables may be meant for the process that started this one.
         let own = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        let watchdog = number("WATCHDOG_USEC").filter(|micros| own && *micros > 0);
-        Self::connect(&address, watchdog.map(Duration::from_micros)).with_context(|| {
-            format!(
-                "cannot use NOTIFY_SOCKET {}; unset it if no service manager started waxwing",
-                address.display()
-            )
-        })
+        let watchdog_us = number("WATCHDOG_USEC").filter(|micros| own && *micros > 0);
+        let contact = Contact {
+            socket,
+            watchdog_us,
+        };
+        manager.connect(contact)?;
+        Ok(manager)
     }
 
-    fn connect(address: &OsStr, watchdog: Option<Duration>) -> Result<Self> {
-        let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            _ => SocketAddr::from_pathname(address)?,
-        };
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(SEND_MAX))?;
-        Ok(Self {
-            channel: Some((socket, address)),
-            watchdog,
-        })
+    /// Connects, unless it is connected. An upgrade does so with what the old process has sent.
+    ///
+    /// # Errors
+    /// There is no such socket, or the kernel gives none.
+    pub(crate) fn connect(&self, contact: Contact) -> Result<()> {
+        let channel = Channel::new(contact)?;
+        // If it fails, this process has one of its own.
+        let _ = self.0.set(channel);
+        Ok(())
+    }
+
+    /// Returns how to reach it, for another process.
+    pub(crate) fn contact(&self) -> Option<Contact> {
+        self.0.get().map(|channel| channel.contact.clone())
     }
 
     /// The balancer serves.
@@ -95,6 +115,11 @@ impl ServiceManager {
         }
     }
 
+    /// Another process is the service's from now on.
+    pub(crate) fn succeeded_by(&self, process: u32) {
+        self.send(&format!("MAINPID={process}\nWATCHDOG=1"));
+    }
+
     /// The balancer ends.
     pub(crate) fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=ending");
@@ -103,7 +128,8 @@ impl ServiceManager {
     /// Feeds the watchdog, if there is one, forever. `turns` returns a value for each worker that changes
     /// with every turn of its loop.
     pub(crate) async fn watch(&self, turns: impl Fn() -> Vec<u64>) -> Infallible {
-        let Some(watchdog) = self.watchdog else {
+        let watchdog = self.0.get().and_then(|it| it.contact.watchdog_us);
+        let Some(watchdog) = watchdog.map(Duration::from_micros) else {
             return pending().await;
         };
         let mut fed_at = turns();
@@ -124,12 +150,40 @@ impl ServiceManager {
     }
 
     fn send(&self, text: &str) {
-        let Some((socket, address)) = &self.channel else {
+        let Some(Channel {
+            socket, address, ..
+        }) = self.0.get()
+        else {
             return;
         };
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
             tracing::warn!("the service manager cannot be told {text:?}: {error}");
         }
+    }
+}
+
+impl Channel {
+    fn new(contact: Contact) -> Result<Self> {
+        let name = &contact.socket;
+        let connect = || -> io::Result<_> {
+            let address = match name.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+                _ => SocketAddr::from_pathname(name)?,
+            };
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(SEND_MAX))?;
+            Ok((socket, address))
+        };
+        let (socket, address) = connect().with_context(|| {
+            format!(
+                "cannot use NOTIFY_SOCKET {name}; unset it if no service manager started waxwing"
+            )
+        })?;
+        Ok(Self {
+            socket,
+            address,
+            contact,
+        })
     }
 }
 
@@ -160,8 +214,20 @@ mod tests {
         let socket = UnixDatagram::bind(&path).expect("a socket");
         let patience = Some(Duration::from_secs(10));
         socket.set_read_timeout(patience).expect("a time-out");
-        let manager = ServiceManager::connect(path.as_os_str(), watchdog).expect("its address");
+        let manager = connected(&path.to_string_lossy(), watchdog);
         (socket, manager, folder)
+    }
+
+    fn connected(socket: &str, watchdog: Option<Duration>) -> ServiceManager {
+        let manager = ServiceManager::default();
+        let socket = socket.to_owned();
+        let watchdog_us = watchdog.and_then(|span| span.as_micros().try_into().ok());
+        let connected = manager.connect(Contact {
+            socket,
+            watchdog_us,
+        });
+        connected.expect("its address");
+        manager
     }
 
     fn heard(socket: &UnixDatagram) -> String {
@@ -189,6 +255,8 @@ mod tests {
             heard(&socket),
             "READY=1\nSTATUS=serving; config not reloaded, the running config stays: no such key"
         );
+        manager.succeeded_by(7);
+        assert_eq!(heard(&socket), "MAINPID=7\nWATCHDOG=1");
         manager.stopping();
         assert_eq!(heard(&socket), "STOPPING=1\nSTATUS=ending");
     }
@@ -198,8 +266,7 @@ mod tests {
         let name = format!("waxwing-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
         let socket = UnixDatagram::bind_addr(&address).expect("a socket");
-        let manager = ServiceManager::connect(OsStr::new(&format!("@{name}")), None);
-        manager.expect("its address").serving();
+        connected(&format!("@{name}"), None).serving();
         assert_eq!(heard(&socket), "READY=1\nSTATUS=serving");
     }
 

@@ -1,15 +1,28 @@
-//! What one process gives another in an upgrade, as text and descriptors.
+//! `waxwing upgrade`: what one process gives another, as text and descriptors, and the moment when it does.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use waxwing_control::admin::ports::GivenPorts;
+use waxwing_control::config::Config;
+use waxwing_control::restart::upgrade::Predecessor;
+use waxwing_control::run::Control;
 use waxwing_dataplane::PortId;
 use waxwing_packet::Mac;
 use waxwing_xdp::{AttachMode, BoundSocket, Buffers, Handover, Options, PortLinks, TapQueue, Umem};
+
+use crate::attached::SharedAttached;
+use crate::service_manager::{Contact, ServiceManager};
+use crate::workers::Gate;
 
 /// The text. The descriptors are those of the memory; of each worker's sockets and its queue of the TAP
 /// device; of each port's links.
@@ -18,6 +31,26 @@ struct Text {
     has_several_buffers: bool,
     workers: Vec<WorkerText>,
     ports: Vec<PortText>,
+    #[serde(default)]
+    manager: Option<Contact>,
+    /// When the workers were told to stop, by [`monotonic_us`].
+    #[serde(default)]
+    stopped_us: u64,
+}
+
+/// What the text and the descriptors stand for.
+struct Taken {
+    workers: Vec<Handover>,
+    links: Vec<PortLinks>,
+    manager: Option<Contact>,
+    stopped_us: u64,
+}
+
+/// Returns the time by a clock that both processes have, in microseconds.
+pub(crate) fn monotonic_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::try_from(now).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -38,10 +71,11 @@ struct PortText {
     has_guard: bool,
 }
 
-/// Returns what another process needs of the workers and ports.
+/// Returns what another process needs of the workers, the ports and the service manager.
 pub(crate) fn given(
     workers: Vec<Option<Handover>>,
     links: Vec<PortLinks>,
+    (manager, stopped_us): (Option<Contact>, u64),
 ) -> io::Result<GivenPorts> {
     let some = || workers.iter().flatten().next();
     let first = some().ok_or_else(|| io::Error::other("no worker has a socket"))?;
@@ -51,6 +85,8 @@ pub(crate) fn given(
         has_several_buffers,
         workers: Vec::new(),
         ports: Vec::new(),
+        manager,
+        stopped_us,
     };
     for worker in workers {
         let Some(Handover {
@@ -89,10 +125,7 @@ pub(crate) fn given(
 }
 
 /// Reads what [`given`] returned in the other process, whose options are the same.
-pub(crate) fn taken(
-    given: GivenPorts,
-    options: &Options,
-) -> io::Result<(Vec<Handover>, Vec<PortLinks>)> {
+fn taken(given: GivenPorts, options: &Options) -> io::Result<Taken> {
     let GivenPorts { text, descriptors } = given;
     let text: Text = serde_json::from_slice(&text)?;
     let mut descriptors = descriptors.into_iter();
@@ -136,5 +169,64 @@ pub(crate) fn taken(
             why: port.why,
         });
     }
-    Ok((workers, links))
+    Ok(Taken {
+        workers,
+        links,
+        manager: text.manager,
+        stopped_us: text.stopped_us,
+    })
+}
+
+/// Takes over from the running process. No packet is served from here until the workers have their sockets.
+pub(crate) fn take_over(
+    running: &Predecessor,
+    control: &Control,
+    (attached, options): (&SharedAttached, &Options),
+    (workers, manager): (&Gate, &ServiceManager),
+) -> Result<()> {
+    let given = running.take()?;
+    let given_at = monotonic_us();
+    let Taken {
+        workers: given,
+        links,
+        manager: contact,
+        stopped_us,
+    } = taken(given, options)?;
+    let sockets = attached.take(given)?;
+    let taken_at = monotonic_us();
+    control.change_sessions(&running.changes()?);
+    let changed_at = monotonic_us();
+    workers.open(Some(sockets));
+    let micros = |until: u64| until.saturating_sub(stopped_us);
+    tracing::info!(
+        "took over within {} us: sockets given after {}, taken after {}, sessions after {}",
+        micros(monotonic_us()),
+        micros(given_at),
+        micros(taken_at),
+        micros(changed_at)
+    );
+    attached.take_links(links)?;
+    if let Err(error) = running.serves() {
+        tracing::warn!("{error}; this process serves");
+    }
+    if let Some(Err(error)) = contact.map(|contact| manager.connect(contact)) {
+        tracing::warn!("{error:#}");
+    }
+    Ok(())
+}
+
+/// Whether the running balancer's program is another file than this one, or was another one at its start.
+pub(crate) fn is_replaced(config: &Path) -> Result<bool> {
+    let reading = Config::read_file(config)?;
+    let socket = &reading.config().admin.socket.value;
+    let running = UnixStream::connect(socket)
+        .with_context(|| format!("no waxwing answers at {}", socket.display()))?;
+    let pid = rustix::net::sockopt::socket_peercred(&running)?.pid;
+    let program = |process: &str| {
+        let path = format!("/proc/{process}/exe");
+        let file = std::fs::metadata(&path);
+        let file = file.with_context(|| format!("cannot find out which program runs: {path}"))?;
+        anyhow::Ok((file.dev(), file.ino()))
+    };
+    Ok(program(&pid.to_string())? != program("self")?)
 }

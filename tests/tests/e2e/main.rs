@@ -41,9 +41,11 @@ mod start;
 mod steer;
 mod swaps;
 mod traffic;
+mod transfers;
 mod transparent;
 mod unserved;
 mod upgrade;
+mod versions;
 mod vip_responder;
 
 use std::path::Path;
@@ -134,8 +136,10 @@ fn main() {
     }
     let trials = [
         traffic::SCENARIOS,
+        transfers::SCENARIOS,
         adoption::SCENARIOS,
         balance::SCENARIOS,
+        versions::SCENARIOS,
         vip_responder::SCENARIOS,
         recovery::SCENARIOS,
         host::SCENARIOS,

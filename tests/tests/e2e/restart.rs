@@ -33,13 +33,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Stops the balancer and starts it again.
-fn stop_and_start(waxwing: &mut Waxwing<'_>, pause: Duration) -> Result<()> {
+pub(crate) fn stop_and_start(waxwing: &mut Waxwing<'_>, pause: Duration) -> Result<()> {
     stop(waxwing)?;
     thread::sleep(pause);
     waxwing.restart().map(drop)
 }
 
-fn stop(waxwing: &mut Waxwing<'_>) -> Result<()> {
+pub(crate) fn stop(waxwing: &mut Waxwing<'_>) -> Result<()> {
     waxwing.signal(Signal::SIGTERM)?;
     retry(Duration::from_secs(60), || {
         ensure!(waxwing.has_ended()?, "it did not end");
@@ -48,7 +48,11 @@ fn stop(waxwing: &mut Waxwing<'_>) -> Result<()> {
 }
 
 /// Keeps this many connections to the web service, whose clients send now and then.
-fn kept_alive(topology: &Topology, clients: u32, duration: Duration) -> Result<RunningLoad> {
+pub(crate) fn kept_alive(
+    topology: &Topology,
+    clients: u32,
+    duration: Duration,
+) -> Result<RunningLoad> {
     let load = Load {
         clients,
         keep_alive: true,

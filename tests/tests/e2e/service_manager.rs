@@ -19,6 +19,7 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(each_step_of_its_life_is_told),
+    scenario!(an_upgrade_names_the_new_process),
     scenario!(a_worker_that_hangs_leaves_the_watchdog_unfed),
 ];
 
@@ -84,6 +85,29 @@ fn each_step_of_its_life_is_told() -> Result<()> {
     manager.assert_heard("READY=1\nSTATUS=serving; config not reloaded")?;
     assert_served(&topology, VIP4)?;
 
+    waxwing.stop()?;
+    manager.assert_heard("STOPPING=1\n")?;
+    let more = manager.arrived()?;
+    ensure!(more.is_empty(), "it says more than it should: {more:?}");
+    Ok(())
+}
+
+/// The new process knows of the service manager only by the old one.
+fn an_upgrade_names_the_new_process() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, config) = three(&topology)?;
+    let manager = Manager::new(&topology)?;
+    let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=20000000"];
+    let mut waxwing = Waxwing::start_under(&topology, &config, &wrapper)?;
+    manager.assert_heard("READY=1\nSTATUS=serving")?;
+    waxwing.set_wrapper(&["env", "WATCHDOG_USEC=1"]);
+    waxwing.upgrade()?;
+    let pid = waxwing.status()?.0["pid"].clone();
+    let named = std::iter::from_fn(|| manager.heard().ok()).find(|heard| heard != "WATCHDOG=1");
+    let expected = format!("MAINPID={pid}\nWATCHDOG=1");
+    ensure!(named.as_ref() == Some(&expected), "{named:?}");
+    manager.assert_heard("READY=1\nSTATUS=serving")?;
+    manager.assert_heard("WATCHDOG=1")?;
     waxwing.stop()?;
     manager.assert_heard("STOPPING=1\n")?;
     let more = manager.arrived()?;

@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use waxwing_tests::actors::RunningLoad;
 use waxwing_tests::container::Container;
 use waxwing_tests::load::Load;
 use waxwing_tests::process::run as run_here;
 use waxwing_tests::topology::{VIP4, server4};
-use waxwing_tests::{Layout, Topology, actors, modules};
+use waxwing_tests::{Layout, Status, Topology, actors, modules};
 
 use crate::rights;
 
@@ -38,8 +39,12 @@ pub(crate) fn run() -> Result<()> {
     rights::assert_least(&container)?;
     reloads_what_is_right_alone(&container, &topology)?;
     is_started_again_after_a_kill(&container, &topology)?;
-    is_upgraded(&container, &topology)?;
+    is_started_again_if_it_hangs(&container, &topology)?;
+    is_upgraded_in_place(&container, &topology)?;
+    rights::assert_least(&container)?;
+    is_started_again_after_a_kill(&container, &topology)?;
     serves_on_if_the_new_version_refuses_the_config(&container, &topology)?;
+    is_restarted_if_the_new_version_cannot_take_over(&container, &topology)?;
     is_removed_and_purged(&container, &topology)
 }
 
@@ -130,8 +135,18 @@ fn reloads_what_is_right_alone(container: &Container, topology: &Topology) -> Re
 }
 
 fn is_started_again_after_a_kill(container: &Container, topology: &Topology) -> Result<()> {
+    is_started_again_after(container, topology, || {
+        container.run(&["systemctl", "kill", "--signal=KILL", UNIT])
+    })
+}
+
+fn is_started_again_after(
+    container: &Container,
+    topology: &Topology,
+    what: impl FnOnce() -> Result<String>,
+) -> Result<()> {
     let before = container.main_process(UNIT)?;
-    container.run(&["systemctl", "kill", "--signal=KILL", UNIT])?;
+    what()?;
     wait_for("it to be started again", || {
         let is_new = container.main_process(UNIT).is_ok_and(|now| now != before);
         Ok(is_new && container.property(UNIT, "ActiveState")? == "active")
@@ -139,12 +154,77 @@ fn is_started_again_after_a_kill(container: &Container, topology: &Topology) -> 
     assert_served(topology, 2)
 }
 
-fn is_upgraded(container: &Container, topology: &Topology) -> Result<()> {
+/// All of its threads stop, as if the kernel gave them no processor.
+fn is_started_again_if_it_hangs(container: &Container, topology: &Topology) -> Result<()> {
+    let drop_in = "/run/systemd/system/waxwing.service.d/watchdog.conf";
+    let drop_in = container.path_by_process(drop_in);
+    fs::create_dir_all(drop_in.parent().context("a folder")?)?;
+    fs::write(&drop_in, "[Service]\nWatchdogSec=2\n")?;
+    container.run(&["systemctl", "daemon-reload"])?;
+    container.run(&["systemctl", "restart", UNIT])?;
+    is_started_again_after(container, topology, || {
+        container.run(&[
+            "systemctl",
+            "kill",
+            "--kill-who=main",
+            "--signal=STOP",
+            UNIT,
+        ])
+    })?;
+    let log = container.run(&["journalctl", "--unit", UNIT, "--no-pager"])?;
+    ensure!(
+        log.contains("Watchdog timeout"),
+        "something else ended it: {log}"
+    );
+    fs::remove_file(drop_in)?;
+    container.run(&["systemctl", "daemon-reload"])?;
+    container.run(&["systemctl", "restart", UNIT]).map(drop)
+}
+
+/// Another process is the unit's, and no connection ends.
+fn is_upgraded_in_place(container: &Container, topology: &Topology) -> Result<()> {
     let before = container.main_process(UNIT)?;
+    let restarts = container.property(UNIT, "NRestarts")?;
     let edited = fs::read_to_string(container.path(CONFIG))?;
-    container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
+    let load = Load {
+        clients: 20,
+        keep_alive: true,
+        rate: 200,
+        timeout: Duration::from_secs(10),
+        // It is stopped after the upgrade.
+        ..actors::connections(VIP4, 80, TIMEOUT)
+    };
+    let mut load = RunningLoad::start(&topology.client, load)?;
+    let status = || -> Result<Status> {
+        let status = container.finish(&["waxwing", "status", "--json"])?;
+        Ok(Status(serde_json::from_str(&status.stdout)?))
+    };
+    wait_for("twenty connections", || Ok(status()?.sessions() >= 20))?;
+    let said = container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
     let now = container.main_process(UNIT)?;
-    ensure!(now != before, "the old version still runs");
+    ensure!(now != before, "the old version still runs: {said}");
+    ensure!(
+        !said.contains("restarted"),
+        "it was not upgraded in place: {said}"
+    );
+    ensure!(!load.has_ended()?, "the load ended before the upgrade");
+    let opened = status()?.counted("sessions_opened");
+    ensure!(opened == 0, "{opened} connections were opened again");
+    load.stop()?;
+    let tally = load.finish()?;
+    ensure!(
+        tally.failed() == 0 && tally.answers() > 0,
+        "connections broke: {:?}",
+        tally.failures
+    );
+    let state = container.property(UNIT, "ActiveState")?;
+    ensure!(state == "active", "it is {state} after the upgrade");
+    ensure!(
+        container.property(UNIT, "NRestarts")? == restarts,
+        "systemd has started it again"
+    );
+    let said = container.property(UNIT, "StatusText")?;
+    ensure!(said.starts_with("serving"), "it says {said:?}");
     let config = fs::read_to_string(container.path(CONFIG))?;
     ensure!(
         config == edited,
@@ -164,11 +244,30 @@ fn serves_on_if_the_new_version_refuses_the_config(
     let said = container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
     fs::write(&path, good)?;
     ensure!(
-        said.contains("refuses the config"),
+        said.contains("this version refuses the config"),
         "it does not say why: {said}"
     );
     ensure!(container.main_process(UNIT)? == before, "it was restarted");
     assert_served(topology, 2)
+}
+
+fn is_restarted_if_the_new_version_cannot_take_over(
+    container: &Container,
+    topology: &Topology,
+) -> Result<()> {
+    let before = container.main_process(UNIT)?;
+    let path = container.path(CONFIG);
+    let good = fs::read_to_string(&path)?;
+    fs::write(&path, good.clone() + "[rings]\nsize = 1024\n")?;
+    let said = container.run(&["dpkg", "--install", "/srv/newer.deb"])?;
+    ensure!(
+        said.contains("so it is restarted") && said.contains("rings.size: 2048"),
+        "it does not say why: {said}"
+    );
+    ensure!(container.main_process(UNIT)? != before, "the old one runs");
+    assert_served(topology, 2)?;
+    fs::write(&path, good)?;
+    container.run(&["systemctl", "restart", UNIT]).map(drop)
 }
 
 fn is_removed_and_purged(container: &Container, topology: &Topology) -> Result<()> {

@@ -8,6 +8,7 @@ mod deaths;
 mod pings;
 mod swaps;
 mod traffic;
+mod upgrades;
 mod vlans;
 
 use std::fs;
@@ -27,6 +28,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     traffic::SCENARIOS,
     pings::SCENARIOS,
     swaps::SCENARIOS,
+    upgrades::SCENARIOS,
     deaths::SCENARIOS,
     vlans::SCENARIOS,
 ];

@@ -78,7 +78,7 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
 }
 
 /// Opens the staying connections from the client. Returns them with the name of each one's server.
-fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
+pub(crate) fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
     let vip = SocketAddr::new(VIP4, 80);
     let open = move || (0..STAYING).map(|_| TcpStream::connect(vip)).collect();
     let connections: std::io::Result<Vec<TcpStream>> = topology.client.enter(open)?;
@@ -91,7 +91,7 @@ fn connect(topology: &Topology) -> Result<(Vec<TcpStream>, Vec<String>)> {
 }
 
 /// Sends a request on each connection and returns the servers' names.
-fn ask(connections: &mut [TcpStream]) -> Result<Vec<String>> {
+pub(crate) fn ask(connections: &mut [TcpStream]) -> Result<Vec<String>> {
     let names = connections.iter_mut().map(|one| query::get(one, "/"));
     names
         .collect::<std::io::Result<_>>()

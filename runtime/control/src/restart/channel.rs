@@ -11,8 +11,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// How long the other process may take for its next message.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the other process may take for its next message: less than a service manager waits for a control
+/// loop that does not turn (`WatchdogSec=` of the unit).
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The most descriptors of one message of the socket (`SCM_MAX_FD` is 253).
 const AT_ONCE: usize = 200;
@@ -29,6 +30,18 @@ impl Channel {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self(stream))
+    }
+
+    /// Returns the id of the process at the other end.
+    pub(super) fn peer(&self) -> io::Result<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
+        Ok(peer.pid.as_raw_pid().cast_unsigned())
+    }
+
+    /// Waits until the other end is closed, or patience ends.
+    pub(super) fn wait_closed(&self) -> io::Result<()> {
+        let mut stream = &self.0;
+        stream.read_to_end(&mut Vec::new()).map(drop)
     }
 
     /// Sends a message: its length, the number of its descriptors, its bytes; then a byte for each group of

@@ -25,6 +25,7 @@ use crate::publish::controller::Controller;
 use crate::time::since_1970;
 use file::StateFile;
 use head::Head;
+use upgrade::Successor;
 
 /// The file in the state folder.
 const FILE: &str = "sessions.state";
@@ -100,15 +101,15 @@ impl KeptState {
 /// A balancer that changes nothing any more.
 pub struct Stopped {
     pub(crate) controller: Controller,
-    /// Whether another process has taken over.
-    pub(crate) is_succeeded: bool,
+    /// The process that has taken over, if one has.
+    pub successor: Option<Successor>,
 }
 
 impl Stopped {
     /// Writes the state to the folder that [`KeptState::read`] reads, unless another process has taken over.
     /// Call it once the workers have ended. Returns whether one in it is open. A failure is logged.
     pub fn keep(&self, program: PathBuf) -> bool {
-        if self.is_succeeded {
+        if self.successor.is_some() {
             return false;
         }
         let now = self.controller.now();

@@ -5,10 +5,10 @@
 //!
 //! 1. the new one says hello, with the layout of its rings; the old one sends its state, with all sessions;
 //! 2. the new one resolves next hops and fills its program's maps, and asks to take over;
-//! 3. the old one stops its workers between two batches, and sends what has changed of the sessions, the
-//!    descriptors of sockets, memory and links, and the free chunks;
-//! 4. the new one starts its workers, says that it serves, and has the links run its own program; the old one
-//!    ends.
+//! 3. the old one stops its workers between two batches, and sends the descriptors of sockets, memory and
+//!    links, the free chunks, and what has changed of the sessions;
+//! 4. the new one starts its workers, has the links run its own program, and says that it serves; the old one
+//!    tells the service manager so, and ends.
 //!
 //! Invariant: the old one makes no other change meanwhile. Unless the new one says that it serves, the old
 //! one goes on: before step 3 as if nothing had been, after it with new sockets.
@@ -130,39 +130,48 @@ impl Predecessor {
         ))
     }
 
-    /// Has the old process stop. Returns what has changed of the sessions, and what [`AttachedPorts::give`]
-    /// of the old process returned.
+    /// Has the old process stop. Returns what [`AttachedPorts::give`] of it returned.
     ///
     /// [`AttachedPorts::give`]: crate::admin::ports::AttachedPorts::give
     ///
     /// # Errors
     /// [`UpgradeError`].
-    pub fn take(&self) -> Result<(Changes, GivenPorts), UpgradeError> {
-        let Self {
-            channel,
-            record_len,
-        } = self;
-        channel.send(&serde_json::to_vec(&Step::Take)?, &[])?;
-        let (text, descriptors) = channel.receive(MESSAGE_MAX)?;
-        let (ended, _) = channel.receive(u64::MAX)?;
-        let (changed, _) = channel.receive(u64::MAX)?;
-        let changes = Changes {
-            ended,
-            changed,
-            record_len: *record_len,
-        };
-        Ok((changes, GivenPorts { text, descriptors }))
+    pub fn take(&self) -> Result<GivenPorts, UpgradeError> {
+        self.channel.send(&serde_json::to_vec(&Step::Take)?, &[])?;
+        let (text, descriptors) = self.channel.receive(MESSAGE_MAX)?;
+        Ok(GivenPorts { text, descriptors })
     }
 
-    /// Tells the old process that this one serves.
+    /// Returns what has changed of the sessions, after [`Self::take`]. The old process collects it meanwhile.
     ///
     /// # Errors
-    /// It has ended; then this one goes on alone.
-    pub fn serves(&self) -> Result<(), UpgradeError> {
-        Ok(self
-            .channel
-            .send(&serde_json::to_vec(&Step::Serves)?, &[])?)
+    /// [`UpgradeError`].
+    pub fn changes(&self) -> Result<Changes, UpgradeError> {
+        let (ended, _) = self.channel.receive(u64::MAX)?;
+        let (changed, _) = self.channel.receive(u64::MAX)?;
+        Ok(Changes {
+            ended,
+            changed,
+            record_len: self.record_len,
+        })
     }
+
+    /// Tells the old process that this one serves, and waits until it has dropped its [`Successor`].
+    ///
+    /// # Errors
+    /// It has ended or hangs; this one goes on alone.
+    pub fn serves(&self) -> Result<(), UpgradeError> {
+        let Self { channel, .. } = self;
+        channel.send(&serde_json::to_vec(&Step::Serves)?, &[])?;
+        Ok(channel.wait_closed()?)
+    }
+}
+
+/// The process that has taken over. It tells a service manager nothing until this is dropped.
+pub struct Successor {
+    /// Its process id.
+    pub pid: u32,
+    _channel: Channel,
 }
 
 impl Changes {
@@ -179,22 +188,28 @@ fn records(bytes: &[u8], len: usize) -> impl Iterator<Item = SessionRecord> + '_
     bytes.chunks_exact(len).filter_map(SessionRecord::read)
 }
 
-/// Hands over to the process at the other end. Returns whether it serves now; otherwise this one goes on, and
+/// Hands over to the process at the other end. Returns it if it serves now; otherwise this one goes on, and
 /// the reason is logged.
-pub(crate) fn hand_over(controller: &Controller, stream: UnixStream) -> bool {
+pub(crate) fn hand_over(controller: &Controller, stream: UnixStream) -> Option<Successor> {
     let mut has_given = false;
-    match Channel::new(stream).and_then(|channel| converse(controller, &channel, &mut has_given)) {
-        Ok(true) => {
+    let outcome = Channel::new(stream).and_then(|channel| {
+        let pid = channel.peer()?;
+        let serves = converse(controller, &channel, &mut has_given)?;
+        let _channel = channel;
+        Ok(serves.then_some(Successor { pid, _channel }))
+    });
+    match outcome {
+        Ok(Some(successor)) => {
             info!("another process has taken over");
-            return true;
+            return Some(successor);
         }
-        Ok(false) => {}
+        Ok(None) => {}
         Err(error) => warn!("an upgrade failed, this process goes on: {error}"),
     }
     if has_given && let Err(error) = controller.port_report.take_back() {
         warn!("after the failed upgrade: {error}");
     }
-    false
+    None
 }
 
 /// The old process's side. Returns whether the new one serves.
@@ -222,8 +237,8 @@ fn converse(controller: &Controller, channel: &Channel, has_given: &mut bool) ->
     }
     *has_given = true;
     let GivenPorts { text, descriptors } = controller.port_report.give()?;
-    let (ended, changed) = copy(controller, &mut copied);
     channel.send(&text, &descriptors)?;
+    let (ended, changed) = copy(controller, &mut copied);
     channel.send(&ended, &[])?;
     channel.send(&changed, &[])?;
     let (step, _) = channel.receive(MESSAGE_MAX)?;

@@ -332,13 +332,13 @@ impl Control {
         };
         let rates = rates::keep(reporter);
         // A signal abandons a change in progress between two of its steps.
-        let is_succeeded = tokio::select! {
-            () = end => false,
-            () = triggers.drive(&mut controller) => true,
-            _ = rates => false,
+        let successor = tokio::select! {
+            () = end => None,
+            successor = triggers.drive(&mut controller) => Some(successor),
+            _ = rates => None,
         };
-        succeeded.store(is_succeeded, Ordering::Release);
-        if !is_succeeded {
+        succeeded.store(successor.is_some(), Ordering::Release);
+        if successor.is_none() {
             tracing::info!("shutting down on a signal");
         }
         for task in [Some(admin), read_socket, listener, upgrades, metrics]
@@ -351,7 +351,7 @@ impl Control {
         }
         Ok(Stopped {
             controller,
-            is_succeeded,
+            successor,
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::health::CheckFault;
 use crate::network::host::HostNetwork;
 use crate::network::resolver::HopStates;
 use crate::publish::controller::Controller;
-use crate::restart::upgrade::hand_over;
+use crate::restart::upgrade::{Successor, hand_over};
 
 /// The period of late acknowledgements, steering rules and retries.
 const TICK: Duration = Duration::from_secs(1);
@@ -44,8 +44,8 @@ pub(super) struct Triggers {
 }
 
 impl Triggers {
-    /// Makes changes, one after the other, until another process has taken over.
-    pub(super) async fn drive(self, controller: &mut Controller) {
+    /// Makes changes, one after the other, until another process has taken over, which it returns.
+    pub(super) async fn drive(self, controller: &mut Controller) -> Successor {
         let Self {
             mut events,
             mut host,
@@ -77,8 +77,8 @@ impl Triggers {
                 // The result is in the log and in the status.
                 _ = hangup.recv() => drop(controller.reload().await),
                 Some(request) = requests.recv() => {
-                    if serve(controller, request).await {
-                        return;
+                    if let Some(successor) = serve(controller, request).await {
+                        return successor;
                     }
                 }
                 () = sleep_until(controller.canary_ends()) => controller.canary_ended().await,
@@ -117,9 +117,9 @@ impl Triggers {
     }
 }
 
-/// Serves an admin request. The requester may be gone by then. Returns whether another process has taken
-/// over.
-async fn serve(controller: &mut Controller, request: Request) -> bool {
+/// Serves an admin request. The requester may be gone by then. Returns the process that has taken over, if one
+/// has.
+async fn serve(controller: &mut Controller, request: Request) -> Option<Successor> {
     match request {
         Request::Reload(answer) => {
             let _ = answer.send(controller.reload().await);
@@ -146,7 +146,7 @@ async fn serve(controller: &mut Controller, request: Request) -> bool {
             return tokio::task::block_in_place(|| hand_over(controller, stream));
         }
     }
-    false
+    None
 }
 
 /// Handles an event and all that are queued behind it, so that a burst costs one change. Returns the

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a slot is in the pool or in a cache only while its line is free and not linked.
 
-use super::sync::{Arc, Mutex, lock};
+use super::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
 
 /// The largest magazine: 256 slots make one insert in 256 take the shared lock.
 const MAGAZINE_MAX: u32 = 256;
@@ -10,6 +10,8 @@ const MAGAZINE_MAX: u32 = 256;
 /// The free slots that no cache holds.
 pub(super) struct Pool {
     slots: Mutex<Vec<u32>>,
+    /// No slot from here on was ever taken.
+    taken: AtomicUsize,
 }
 
 impl Pool {
@@ -17,7 +19,13 @@ impl Pool {
     pub(super) fn new(slots: Vec<u32>) -> Self {
         Self {
             slots: Mutex::new(slots),
+            taken: AtomicUsize::new(0),
         }
+    }
+
+    /// Returns how many slots, counted from the first, were ever taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
     }
 }
 
@@ -48,6 +56,9 @@ impl SlotCache {
             let mut shared = lock(&self.pool.slots);
             let keep = shared.len().saturating_sub(self.magazine.max(1));
             self.slots.extend(shared.drain(keep..));
+            let highest = self.slots.iter().max();
+            let taken = highest.map_or(0, |slot| *slot as usize + 1);
+            self.pool.taken.fetch_max(taken, Ordering::Release);
         }
         self.slots.pop()
     }

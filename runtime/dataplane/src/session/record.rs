@@ -150,7 +150,7 @@ impl SessionTable {
         now: Tick,
         mut changed: impl FnMut(SessionRecord, bool),
     ) {
-        copied.0.resize(self.capacity(), None);
+        copied.0.resize(self.slots_taken(), None);
         for (slot, before) in (0..).zip(&mut copied.0) {
             let found = self.read(Candidate(slot));
             let after = found.map(|(_, stored)| stored);

@@ -399,6 +399,11 @@ impl SessionTable {
         &self.cursors
     }
 
+    /// Returns how many slots, counted from the first, ever held a session, or may soon.
+    pub(super) fn slots_taken(&self) -> usize {
+        self.pool.taken()
+    }
+
     fn slots(&self) -> u32 {
         u32::try_from(self.lines.len()).unwrap_or(SESSIONS_MAX)
     }

@@ -104,7 +104,8 @@ pub(super) fn confine_child(cpu_s: u64, memory_bytes: u64, file_bytes: u64) -> i
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, file_bytes)?;
     limit(Resource::Nofile, 16)?;
-    rustix::process::setpriority_process(None, NICE)?;
+    // It fails for a process of an even lower priority, which keeps it.
+    let _ = rustix::process::setpriority_process(None, NICE);
     // The child ends with the service.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let own = own_process().map_err(io::Error::other)?;
