@@ -133,7 +133,10 @@ fn make_gibibyte(topology: &Topology) -> Result<String> {
          > {file} && sha256sum < {file}",
         file = file.display()
     );
-    topology.client.run("sh", &["-c", &script])
+    let made = topology.client.spawn("sh", &["-c", &script])?;
+    let made = made.finish(PATIENCE)?;
+    ensure!(made.status.success(), "no file: {}", made.stderr);
+    Ok(made.stdout)
 }
 
 fn download(topology: &Topology, expected: &str) -> Result<()> {
