@@ -88,7 +88,7 @@ pub(crate) fn given(
         manager,
         stopped_us,
     };
-    for worker in workers {
+    for worker in &workers {
         let Some(Handover {
             sockets, free, tap, ..
         }) = worker
@@ -97,14 +97,14 @@ pub(crate) fn given(
             continue;
         };
         text.workers.push(WorkerText {
-            free,
+            free: free.clone(),
             ports: sockets.iter().map(|(port, _)| port.0).collect(),
             tap: tap.as_ref().map(|tap| tap.mac().0),
         });
-        for (_, bound) in &sockets {
+        for (_, bound) in sockets {
             descriptors.push(bound.socket.try_clone()?);
         }
-        if let Some(tap) = &tap {
+        if let Some(tap) = tap {
             descriptors.push(tap.as_fd().try_clone_to_owned()?);
         }
     }
@@ -121,12 +121,16 @@ pub(crate) fn given(
     Ok(GivenPorts {
         text: serde_json::to_vec(&text)?,
         descriptors,
+        // The memory.
+        dropped_later: vec![Box::new(workers)],
     })
 }
 
 /// Reads what [`given`] returned in the other process, whose options are the same.
 fn taken(given: GivenPorts, options: &Options) -> io::Result<Taken> {
-    let GivenPorts { text, descriptors } = given;
+    let GivenPorts {
+        text, descriptors, ..
+    } = given;
     let text: Text = serde_json::from_slice(&text)?;
     let mut descriptors = descriptors.into_iter();
     let mut next = || -> io::Result<OwnedFd> {
@@ -192,6 +196,7 @@ pub(crate) fn take_over(
         manager: contact,
         stopped_us,
     } = taken(given, options)?;
+    let umem = given.first().map(|worker| Arc::clone(&worker.umem));
     let sockets = attached.take(given)?;
     let taken_at = monotonic_us();
     control.change_sessions(&running.changes()?);
@@ -206,6 +211,8 @@ pub(crate) fn take_over(
         micros(changed_at)
     );
     attached.take_links(links)?;
+    // It works without, but each frame costs a page fault once.
+    let _ = umem.map(|umem| umem.populate());
     if let Err(error) = running.serves() {
         tracing::warn!("{error}; this process serves");
     }

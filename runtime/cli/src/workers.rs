@@ -1,5 +1,6 @@
 //! The worker threads.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{EventfdFlags, eventfd};
 use waxwing_control::config::Config;
 use waxwing_control::publish::modules;
 use waxwing_control::run::WorkerChannels;
@@ -55,8 +57,7 @@ impl Launch {
     /// Starts the workers, which wait for their sockets ([`Gate::open`]).
     pub(crate) fn start(self, channels: Vec<WorkerChannels>) -> Result<WorkerThreads> {
         let (mut threads, mut turns) = (Vec::new(), Vec::new());
-        let mut gate = Gate::default();
-        gate.interrupt.store(true, Ordering::Relaxed);
+        let mut gate = Gate::new();
         let count = channels.len();
         for (number, channels) in channels.into_iter().enumerate() {
             let WorkerChannels {
@@ -138,7 +139,14 @@ fn work(
                 let io = std::mem::replace(worker.io(), XdpIo::closed());
                 let _ = gated.given.send(io.hand_over());
             }
-            Ok(Command::Open(sockets)) => worker.replace_io(sockets.into_io()),
+            Ok(Command::Open(sockets)) => {
+                let mut io = sockets.into_io();
+                gated
+                    .wake
+                    .iter()
+                    .for_each(|wake| io.wake_by(Arc::clone(wake)));
+                worker.replace_io(io);
+            }
             Ok(Command::Continue) => {}
             Ok(Command::Stop) | Err(_) => break,
         }
@@ -180,6 +188,8 @@ enum Command {
 #[derive(Default)]
 pub(crate) struct Gate {
     interrupt: Arc<AtomicBool>,
+    /// Readable while the workers are interrupted, so that none sleeps then.
+    wake: Option<Arc<OwnedFd>>,
     workers: Vec<(Sender<Command>, Receiver<()>)>,
     given: Vec<Receiver<Option<Handover>>>,
 }
@@ -187,12 +197,34 @@ pub(crate) struct Gate {
 /// A worker's end of the gate.
 struct Gated {
     interrupt: Arc<AtomicBool>,
+    wake: Option<Arc<OwnedFd>>,
     commands: Receiver<Command>,
     done: Sender<()>,
     given: Sender<Option<Handover>>,
 }
 
 impl Gate {
+    fn new() -> Self {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let gate = Self {
+            // Without one, an interruption takes as long as an idle worker sleeps.
+            wake: wake.ok().map(Arc::new),
+            ..Self::default()
+        };
+        gate.interrupt(true);
+        gate
+    }
+
+    fn interrupt(&self, is_interrupted: bool) {
+        self.interrupt.store(is_interrupted, Ordering::Relaxed);
+        let Some(wake) = &self.wake else { return };
+        let mut count = 1_u64.to_ne_bytes();
+        let _ = match is_interrupted {
+            true => rustix::io::write(wake, &count),
+            false => rustix::io::read(wake, &mut count),
+        };
+    }
+
     fn add(&mut self) -> Gated {
         let (tell, commands) = unbounded();
         let (done, wait) = unbounded();
@@ -201,6 +233,7 @@ impl Gate {
         self.given.push(take);
         Gated {
             interrupt: Arc::clone(&self.interrupt),
+            wake: self.wake.clone(),
             commands,
             done,
             given,
@@ -209,14 +242,14 @@ impl Gate {
 
     /// Has every worker close its sockets, and returns when all have. The workers stay interrupted.
     pub(crate) fn close(&self) {
-        self.interrupt.store(true, Ordering::Relaxed);
+        self.interrupt(true);
         self.tell(|| Command::Close);
     }
 
     /// Has every worker give its sockets up between two batches. Returns what another process needs of each;
     /// `None` for one that has no sockets. The workers stay interrupted.
     pub(crate) fn hand_over(&self) -> Vec<Option<Handover>> {
-        self.interrupt.store(true, Ordering::Relaxed);
+        self.interrupt(true);
         self.tell(|| Command::HandOver);
         let given = self.given.iter();
         given.map(|it| it.try_recv().ok().flatten()).collect()
@@ -224,13 +257,13 @@ impl Gate {
 
     /// Has the workers go on with new sockets, or without any.
     pub(crate) fn open(&self, sockets: Option<Vec<WorkerSockets>>) {
-        self.interrupt.store(false, Ordering::Relaxed);
+        self.interrupt(false);
         let mut sockets = sockets.into_iter().flatten();
         self.tell(|| sockets.next().map_or(Command::Continue, Command::Open));
     }
 
     fn stop(&self) {
-        self.interrupt.store(true, Ordering::Relaxed);
+        self.interrupt(true);
         for (tell, _) in &self.workers {
             let _ = tell.send(Command::Stop);
         }

@@ -3,7 +3,7 @@
 //! Invariant: each of the worker's chunks is in exactly one place: free in the pool, in a frame of the
 //! worker, or in the rings of one socket. [`XdpIo::account`] counts them in each place.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,7 @@ impl WorkerSockets {
             sockets: self.sockets,
             tap: self.tap,
             poll_set,
+            wake: None,
             next: 0,
             idle_since: None,
         }
@@ -84,6 +85,8 @@ pub struct XdpIo {
     pub(crate) tap: Option<TapQueue>,
     poll: PollMode,
     poll_set: PollSet,
+    /// See [`XdpIo::wake_by`].
+    wake: Option<Arc<OwnedFd>>,
     /// The socket to receive from first in the next round.
     next: usize,
     /// The first wait since the last received frame.
@@ -118,6 +121,12 @@ impl FrameAccount {
 }
 
 impl XdpIo {
+    /// Has a wait end once this is readable.
+    pub fn wake_by(&mut self, descriptor: Arc<OwnedFd>) {
+        self.poll_set.add(descriptor.as_raw_fd());
+        self.wake = Some(descriptor);
+    }
+
     /// Returns an I/O without ports: for a worker whose ports are being attached again.
     #[must_use]
     pub fn closed() -> Self {
@@ -129,6 +138,7 @@ impl XdpIo {
             tap: None,
             poll: PollMode::Adaptive,
             poll_set: PollSet::new([].into_iter()),
+            wake: None,
             next: 0,
             idle_since: None,
         }

@@ -16,7 +16,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes from `offset` on, all pages at once.
+    /// Maps `len` bytes from `offset` on.
     ///
     /// # Errors
     /// Those of `mmap(2)`: `ENOMEM` without as many free huge pages, if the file consists of them.
@@ -28,7 +28,7 @@ impl Mapping {
                 ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
+                libc::MAP_SHARED,
                 file.as_raw_fd(),
                 offset,
             )
@@ -38,6 +38,22 @@ impl Mapping {
         }
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, len })
+    }
+
+    /// Maps all pages at once. Before Linux 5.14 each is mapped when it is used first.
+    ///
+    /// # Errors
+    /// Those of `madvise(2)`: `ENOMEM` without as much memory.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        let start = self.start.as_ptr().cast();
+        // SAFETY: exactly what `new` mapped; its content does not change.
+        match unsafe { libc::madvise(start, self.len, libc::MADV_POPULATE_WRITE) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+                error => Err(error),
+            },
+        }
     }
 
     pub(crate) const fn start(&self) -> NonNull<u8> {

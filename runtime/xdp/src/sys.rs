@@ -287,14 +287,17 @@ pub(crate) struct PollSet(Vec<libc::pollfd>);
 
 impl PollSet {
     pub(crate) fn new(fds: impl Iterator<Item = RawFd>) -> Self {
-        Self(
-            fds.map(|fd| libc::pollfd {
-                fd,
-                events: libc::POLLIN,
-                revents: 0,
-            })
-            .collect(),
-        )
+        let mut set = Self(Vec::new());
+        fds.for_each(|fd| set.add(fd));
+        set
+    }
+
+    pub(crate) fn add(&mut self, fd: RawFd) {
+        self.0.push(libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        });
     }
 
     /// Sleeps until a socket is readable, a signal arrives, or `timeout` has passed.

@@ -25,7 +25,17 @@ impl Umem {
     pub fn create(chunk_size: u32, count: u32, huge_pages: bool) -> io::Result<Self> {
         let file = File::from(sys::memory_file(huge_pages)?);
         file.set_len(u64::from(chunk_size) * u64::from(count))?;
-        Self::adopt(file.into(), chunk_size)
+        let umem = Self::adopt(file.into(), chunk_size)?;
+        umem.populate()?;
+        Ok(umem)
+    }
+
+    /// Gives it all of its pages at once; otherwise it gets each when it is used first.
+    ///
+    /// # Errors
+    /// `ENOMEM` without as much memory.
+    pub fn populate(&self) -> io::Result<()> {
+        self.mapping.populate()
     }
 
     /// Maps an existing UMEM.

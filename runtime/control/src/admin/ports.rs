@@ -1,5 +1,6 @@
 //! What the control plane asks of the attached ports.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -52,6 +53,8 @@ pub trait AttachedPorts: Send + Sync {
 pub struct GivenPorts {
     pub text: Vec<u8>,
     pub descriptors: Vec<OwnedFd>,
+    /// What takes long to drop, and is not needed any more.
+    pub dropped_later: Vec<Box<dyn Any>>,
 }
 
 /// What [`AttachedPorts::follow`] has done.

@@ -139,7 +139,11 @@ impl Predecessor {
     pub fn take(&self) -> Result<GivenPorts, UpgradeError> {
         self.channel.send(&serde_json::to_vec(&Step::Take)?, &[])?;
         let (text, descriptors) = self.channel.receive(MESSAGE_MAX)?;
-        Ok(GivenPorts { text, descriptors })
+        Ok(GivenPorts {
+            text,
+            descriptors,
+            dropped_later: Vec::new(),
+        })
     }
 
     /// Returns what has changed of the sessions, after [`Self::take`]. The old process collects it meanwhile.
@@ -236,8 +240,8 @@ fn converse(controller: &Controller, channel: &Channel, has_given: &mut bool) ->
         ));
     }
     *has_given = true;
-    let GivenPorts { text, descriptors } = controller.port_report.give()?;
-    channel.send(&text, &descriptors)?;
+    let given = controller.port_report.give()?;
+    channel.send(&given.text, &given.descriptors)?;
     let (ended, changed) = copy(controller, &mut copied);
     channel.send(&ended, &[])?;
     channel.send(&changed, &[])?;
