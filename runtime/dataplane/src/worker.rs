@@ -103,8 +103,8 @@ impl<I: FrameIo> Worker<I> {
     /// end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
         if let Some(began) = self.batch_began.take() {
-            let took = now.micros().saturating_sub(began.micros());
-            self.setup.counters.count_batch_time(took);
+            let took = now.nanos().saturating_sub(began.nanos());
+            self.setup.counters.count_batch_time(took / 1000);
         }
         // In this order, so that no frame meets a snapshot older than the one that caused it: an epoch that
         // another worker already acted on was in the mailbox before the frame arrived.
@@ -183,7 +183,7 @@ impl<I: FrameIo> Worker<I> {
 
     /// Removes expired sessions in this worker's share of the table for the time that has passed.
     fn sweep(&mut self, now: Now) {
-        let elapsed = now.micros().saturating_sub(self.swept_at.micros());
+        let elapsed = now.nanos().saturating_sub(self.swept_at.nanos()) / 1000;
         if elapsed < self.sweep_pause {
             return;
         }

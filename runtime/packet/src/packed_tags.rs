@@ -3,64 +3,79 @@
 //! Invariant: equal tags have equal packed forms. (A TPID is that of a service tag or of a customer's: no
 //! other one is parsed as a tag.)
 
-use crate::{VlanTag, VlanTags, ethernet, wire};
+use crate::{VlanTag, VlanTags, ethernet};
 
 /// Up to two VLAN tags, packed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PackedTags {
-    /// From bit 4 on: how many (2 bits), and whether the outer and the inner TPID is that of a service tag
-    /// rather than of a customer's (1 bit each).
+    /// From bit 4 on: how many (2 bits), and whether the TPID of the last one and of the one before is that
+    /// of a service tag rather than of a customer's (1 bit each).
     pub kind: u8,
-    /// Tag control information, outer (upper half) and inner.
+    /// Tag control information: of the last tag (lower half) and of the one before.
     pub tci: u32,
 }
 
-/// Length of two tags.
-pub(crate) const TAGS_LEN_MAX: u8 = 8;
-/// The first bytes of a frame with two tags, up to its `EtherType`.
-pub(crate) const TAGGED_LINK: usize = ethernet::HEADER_LEN + TAGS_LEN_MAX as usize;
-/// Offsets of the tags.
-const OUTER: usize = ethernet::field::ETHERTYPE.start;
-const INNER: usize = OUTER + ethernet::TAG_LEN;
+/// The bits of [`PackedTags::kind`]: one tag, and a service tag as the last one and as the one before.
+const ONE: u8 = 1 << 4;
+const SERVICE: [u8; 2] = [1 << 6, 1 << 7];
+
+/// What [`PackedTags::words`] has of the TPIDs, by the two topmost bits of [`PackedTags::kind`].
+const TPIDS: [u64; 4] = {
+    const TPIDS: [u64; 2] = [
+        ethernet::TPID_CUSTOMER as u64,
+        ethernet::TPID_SERVICE as u64,
+    ];
+    let mut words = [0; 4];
+    let mut at = 0;
+    while at < 4 {
+        words[at] = TPIDS[at >> 1] << 48 | TPIDS[at & 1] << 16;
+        at += 1;
+    }
+    words
+};
 
 impl From<&VlanTags> for PackedTags {
     fn from(tags: &VlanTags) -> Self {
-        let [outer, inner] = tags.tags;
-        let is_service = |tag: VlanTag| u8::from(tag.tpid == ethernet::TPID_SERVICE);
-        let (one, two) = (tags.count > 0, tags.count > 1);
-        Self {
-            kind: tags.count.min(2) << 4
-                | (u8::from(one) & is_service(outer)) << 6
-                | (u8::from(two) & is_service(inner)) << 7,
-            tci: if one { u32::from(outer.tci) << 16 } else { 0 }
-                | if two { u32::from(inner.tci) } else { 0 },
+        let push = |packed: Self, tag: &VlanTag| {
+            packed.push(u32::from(tag.tpid) << 16 | u32::from(tag.tci))
+        };
+        tags.as_slice().iter().fold(Self::default(), push)
+    }
+}
+
+impl From<PackedTags> for VlanTags {
+    #[inline]
+    fn from(packed: PackedTags) -> Self {
+        let [a, b, c, d] = packed.tci.to_be_bytes();
+        let tag = |bit: u8, tci: [u8; 2]| VlanTag {
+            tpid: if packed.kind & bit == 0 {
+                ethernet::TPID_CUSTOMER
+            } else {
+                ethernet::TPID_SERVICE
+            },
+            tci: u16::from_be_bytes(tci),
+        };
+        let last = tag(SERVICE[0], [c, d]);
+        match packed.len() {
+            0 => Self::NONE,
+            4 => Self::one(last),
+            _ => Self::two(tag(SERVICE[1], [a, b]), last),
         }
     }
 }
 
 impl PackedTags {
-    /// The tags of a frame that [`crate::plain::read_tagged`] accepted, of this length.
+    /// The tags and one more behind them: its TPID (upper half) and tag control information. There is at
+    /// most one so far.
     #[inline(always)]
     #[must_use]
-    pub fn of(frame: &[u8], len: u8) -> Option<Self> {
-        const SERVICE: u32 = ethernet::TPID_SERVICE as u32;
-        if len == 0 {
-            return Some(Self::default());
+    pub(crate) const fn push(self, tag: u32) -> Self {
+        const TPID_SERVICE: u32 = ethernet::TPID_SERVICE as u32;
+        let is_service = (tag >> 16 == TPID_SERVICE) as u8;
+        Self {
+            kind: (self.kind & ONE) + ONE | (self.kind & SERVICE[0]) << 1 | is_service << 6,
+            tci: self.tci << 16 | tag & 0xffff,
         }
-        let head = frame.first_chunk::<TAGGED_LINK>()?;
-        let outer = wire::long(head, OUTER..OUTER + 4);
-        let one = Self {
-            kind: 1 << 4 | u8::from(outer >> 16 == SERVICE) << 6,
-            tci: outer << 16,
-        };
-        if len == 4 {
-            return Some(one);
-        }
-        let inner = wire::long(head, INNER..INNER + 4);
-        Some(Self {
-            kind: (one.kind + (1 << 4)) | (u8::from(inner >> 16 == SERVICE) << 7),
-            tci: one.tci | inner & 0xffff,
-        })
     }
 
     /// Length in bytes.
@@ -71,6 +86,7 @@ impl PackedTags {
     }
 
     /// Whether there is none.
+    #[inline(always)]
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.len() == 0
@@ -84,25 +100,12 @@ impl PackedTags {
         self.kind == other.kind && (self.tci ^ other.tci) & IDS == 0
     }
 
+    /// The eight bytes before a frame's `EtherType`, as far as they are tags.
     #[inline(always)]
-    const fn tpid(is_service: bool) -> u32 {
-        (if is_service {
-            ethernet::TPID_SERVICE
-        } else {
-            ethernet::TPID_CUSTOMER
-        } as u32)
-            << 16
-    }
-
-    #[inline(always)]
-    pub(crate) fn write(self, head: &mut [u8; TAGGED_LINK]) {
-        if self.kind & 0b11 << 4 != 0 {
-            let outer = Self::tpid(self.kind & 1 << 6 != 0) | self.tci >> 16;
-            wire::set(head, OUTER..OUTER + 4, outer.to_be_bytes());
-        }
-        if self.kind & 0b10 << 4 != 0 {
-            let inner = Self::tpid(self.kind & 1 << 7 != 0) | self.tci & 0xffff;
-            wire::set(head, INNER..INNER + 4, inner.to_be_bytes());
-        }
+    #[must_use]
+    pub const fn words(self) -> [u8; 8] {
+        let [first, last] = [self.tci >> 16, self.tci & 0xffff];
+        let tcis = (first as u64) << 32 | last as u64;
+        (TPIDS[(self.kind >> 6) as usize] | tcis).to_be_bytes()
     }
 }

@@ -8,7 +8,6 @@
 //! Addresses are compared and written in the order of the wire: as words of a packet's bytes in memory.
 
 pub use crate::packed_tags::PackedTags;
-use crate::packed_tags::TAGS_LEN_MAX;
 use crate::wire::{self, bytes};
 use crate::{Address, Delta, Mac, Protocol, Translation, ethernet, ipv4, ipv6, tcp, udp};
 
@@ -27,6 +26,21 @@ pub enum Kind {
     V6Udp,
 }
 
+impl Kind {
+    /// The kind of this number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::V4Tcp),
+            1 => Some(Self::V4Udp),
+            2 => Some(Self::V6Tcp),
+            3 => Some(Self::V6Udp),
+            _ => None,
+        }
+    }
+}
+
 /// What a packet's lookup and rewrite need to know of its headers beforehand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
@@ -34,6 +48,8 @@ pub struct Plain {
     pub kind: Kind,
     /// Length of the IP packet; Ethernet padding may follow.
     pub len: u16,
+    /// The VLAN tags before it.
+    pub tags: PackedTags,
 }
 
 /// Hashes a flow's words, as they are in the packet's memory.
@@ -68,59 +84,67 @@ const TYPE_V4: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
 const TYPE_V6: u32 = u32::from_ne_bytes([0x86, 0xdd, 0x60, 0]);
 const TYPE_BITS_V4: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
 const TYPE_BITS_V6: u32 = u32::from_ne_bytes([0xff, 0xff, 0xf0, 0]);
+/// The first VLAN tag.
+const TAG: std::ops::Range<usize> =
+    ethernet::field::ETHERTYPE.start..ethernet::field::ETHERTYPE.start + ethernet::TAG_LEN;
+/// The length of two tags.
+const TAGS_LEN_MAX: usize = 2 * ethernet::TAG_LEN;
 /// The bits of a fragment, in the order of the wire.
 const FRAGMENT: u16 = (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK).to_be();
 
-/// Reads the headers of a plain packet that opens, closes or resets no connection. `None` for any other
-/// frame, well-formed or not.
+/// Reads the headers of a plain packet that opens, closes or resets no connection and has no VLAN tags. `None`
+/// for any other frame, well-formed or not.
 #[inline(always)]
 #[must_use]
 pub fn read<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> {
+    read_behind(PackedTags::default(), frame, hasher)
+}
+
+/// Reads the headers like [`read`], behind one or two VLAN tags.
+#[inline(always)]
+#[must_use]
+pub fn read_tagged<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> {
+    let mut tags = PackedTags::default();
+    let mut rest = frame;
+    while tags.len() < TAGS_LEN_MAX {
+        let head = rest.first_chunk::<{ ethernet::HEADER_LEN + ethernet::TAG_LEN }>()?;
+        let tag = u32::from_be_bytes(bytes(head, TAG));
+        if !ethernet::is_tag((tag >> 16) as u16) {
+            break;
+        }
+        tags = tags.push(tag);
+        rest = &rest[ethernet::TAG_LEN..];
+    }
+    if tags.is_empty() {
+        return None;
+    }
+    read_behind(tags, rest, hasher)
+}
+
+/// Reads the headers behind these tags: in a frame without any, or in the part of a tagged one that starts
+/// twelve bytes before its `EtherType`.
+#[inline(always)]
+fn read_behind<H: FlowHasher>(
+    tags: PackedTags,
+    frame: &[u8],
+    hasher: &H,
+) -> Option<(Plain, H::Hash)> {
     let head = frame.first_chunk::<{ SEGMENT_V4 + udp::HEADER_LEN }>()?;
     let kind = u32::from_ne_bytes(bytes(head, TYPE));
     if kind & TYPE_BITS_V4 == TYPE_V4 {
-        read_v4(frame, head, hasher)
+        read_v4(frame, head, tags, hasher)
     } else if kind & TYPE_BITS_V6 == TYPE_V6 {
-        read_v6(frame, hasher)
+        read_v6(frame, tags, hasher)
     } else {
         None
     }
-}
-
-/// Whether a frame begins with a VLAN tag.
-#[inline(always)]
-#[must_use]
-pub fn is_tagged(frame: &[u8]) -> bool {
-    let head = frame.first_chunk::<{ ethernet::HEADER_LEN }>();
-    head.is_some_and(|head| ethernet::is_tag(wire::word(head, ethernet::field::ETHERTYPE)))
-}
-
-/// Reads the headers like [`read`], behind one or two VLAN tags; returns also the tags' length.
-#[inline(never)]
-#[must_use]
-pub fn read_tagged<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash, u8)> {
-    let mut rest = frame;
-    let mut tags_len = 0;
-    while tags_len < TAGS_LEN_MAX {
-        let head = rest.first_chunk::<{ ethernet::HEADER_LEN + ethernet::TAG_LEN }>()?;
-        if !ethernet::is_tag(wire::word(head, ethernet::field::ETHERTYPE)) {
-            break;
-        }
-        rest = &rest[ethernet::TAG_LEN..];
-        tags_len += 4;
-    }
-    if tags_len == 0 {
-        return None;
-    }
-    // The frame is read as if it began with the twelve bytes before its `EtherType`.
-    let (plain, hash) = read(rest, hasher)?;
-    Some((plain, hash, tags_len))
 }
 
 #[inline(always)]
 fn read_v4<H: FlowHasher>(
     frame: &[u8],
     head: &[u8; SEGMENT_V4 + udp::HEADER_LEN],
+    tags: PackedTags,
     hasher: &H,
 ) -> Option<(Plain, H::Hash)> {
     let len = wire::word(head, network!(ipv4::TOTAL_LEN));
@@ -134,7 +158,7 @@ fn read_v4<H: FlowHasher>(
         u64::from(u32::from_ne_bytes(source)) | u64::from(u32::from_ne_bytes(destination)) << 32
     };
     let ports = u32::from_ne_bytes(bytes(head, SEGMENT_V4..SEGMENT_V4 + 4));
-    let plain = |kind| Plain { kind, len };
+    let plain = |kind| Plain { kind, len, tags };
     match head[NETWORK + ipv4::field::PROTOCOL] {
         tcp::PROTOCOL => {
             steady_tcp::<SEGMENT_V4>(frame, usize::from(len) + NETWORK)?;
@@ -155,7 +179,11 @@ fn read_v4<H: FlowHasher>(
 }
 
 #[inline(always)]
-fn read_v6<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> {
+fn read_v6<H: FlowHasher>(
+    frame: &[u8],
+    tags: PackedTags,
+    hasher: &H,
+) -> Option<(Plain, H::Hash)> {
     let head = frame.first_chunk::<{ SEGMENT_V6 + udp::HEADER_LEN }>()?;
     let end = usize::from(wire::word(head, network!(ipv6::PAYLOAD_LEN))) + SEGMENT_V6;
     if end > frame.len() {
@@ -175,7 +203,7 @@ fn read_v6<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> 
         return None;
     }
     let ports = u32::from_ne_bytes(bytes(head, SEGMENT_V6..SEGMENT_V6 + 4));
-    let plain = |kind| Plain { kind, len };
+    let plain = |kind| Plain { kind, len, tags };
     match head[NETWORK + ipv6::field::NEXT_HEADER] {
         tcp::PROTOCOL => {
             steady_tcp::<SEGMENT_V6>(frame, end)?;
@@ -284,14 +312,12 @@ pub fn source_mac(frame: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes(head, at..at + 8)) >> 16)
 }
 
-/// Writes both MACs and the tags of a frame; its `EtherType` is behind them already. A frame that is too
-/// short does not change.
+/// Writes the MACs of a frame. One that is too short does not change.
 #[inline(always)]
-pub fn write_link(frame: &mut [u8], macs: MacWords, tags: PackedTags) {
-    if let Some(head) = frame.first_chunk_mut() {
+pub fn write_macs(frame: &mut [u8], macs: MacWords) {
+    if let Some(head) = frame.first_chunk_mut::<{ ethernet::HEADER_LEN }>() {
         wire::set(head, 0..8, macs.0.to_ne_bytes());
         wire::set(head, 8..12, macs.1.to_ne_bytes());
-        tags.write(head);
     }
 }
 
@@ -300,7 +326,8 @@ pub struct Headers<'a, const V6: bool, const UDP: bool>(&'a mut [u8]);
 
 impl<'a, const V6: bool, const UDP: bool> Headers<'a, V6, UDP> {
     const SEGMENT: usize = if V6 { SEGMENT_V6 } else { SEGMENT_V4 };
-    const LEN: usize = Self::SEGMENT
+    /// Length of link header and headers, without VLAN tags.
+    pub const LEN: usize = Self::SEGMENT
         + if UDP {
             udp::HEADER_LEN
         } else {
@@ -312,12 +339,11 @@ impl<'a, const V6: bool, const UDP: bool> Headers<'a, V6, UDP> {
         NETWORK + ipv4::field::TTL
     };
 
-    /// Those of a frame without tags, or of the part of a tagged one that starts twelve bytes before its
-    /// `EtherType`. `None` if it is too short for them.
+    /// Those of a frame behind `tags_len` bytes of VLAN tags. `None` if it is too short for them.
     #[inline(always)]
     #[must_use]
-    pub fn of(frame: &'a mut [u8]) -> Option<Self> {
-        frame.get_mut(..Self::LEN).map(Self)
+    pub fn of(frame: &'a mut [u8], tags_len: usize) -> Option<Self> {
+        frame.get_mut(tags_len..)?.get_mut(..Self::LEN).map(Self)
     }
 
     /// Offset of the source address, or of the destination.
@@ -364,22 +390,20 @@ impl<'a, const V6: bool, const UDP: bool> Headers<'a, V6, UDP> {
         self.0[Self::HOP_LIMIT]
     }
 
-    /// The source MAC, in the lower 48 bits.
+    /// Writes VLAN tags ([`PackedTags::words`]) before the `EtherType`. Where there are fewer than two, this
+    /// overwrites MACs: write those afterwards, by [`write_macs`].
     #[inline(always)]
-    #[must_use]
-    pub fn source_mac(&self) -> u64 {
-        let at = ethernet::field::SOURCE.start;
-        u64::from_be_bytes(bytes(self.0, at..at + 8)) >> 16
+    pub fn write_tags(&mut self, words: [u8; 8]) {
+        const END: usize = ethernet::field::ETHERTYPE.start;
+        wire::set(self.0, END - TAGS_LEN_MAX..END, words);
     }
 
-    /// Rewrites a routed packet: both MACs, hop limit, and its source endpoint (`SOURCE`) or its destination.
-    /// The hop limit must be above 0.
+    /// Rewrites a routed packet: hop limit, and its source endpoint (`SOURCE`) or its destination. The hop
+    /// limit must be above 0.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "takes the last octets")]
-    pub fn rewrite<const SOURCE: bool>(self, macs: MacWords, to: &PlainTranslation) {
+    pub fn rewrite<const SOURCE: bool>(self, to: &PlainTranslation) {
         let head = self.0;
-        wire::set(head, 0..8, macs.0.to_ne_bytes());
-        wire::set(head, 8..12, macs.1.to_ne_bytes());
         head[Self::HOP_LIMIT] = head[Self::HOP_LIMIT].wrapping_sub(1);
         let at = const { Self::address_at(SOURCE) };
         let [upper, lower] = to.address;

@@ -146,9 +146,8 @@ impl FrameBuf for MemoryFrame {
     }
 
     fn move_start(&mut self, by: isize) -> bool {
-        let Some(start) = self.start.checked_add_signed(by) else {
-            return false;
-        };
+        // Below 0 it wraps.
+        let start = self.start.wrapping_add_signed(by);
         let end = self.start + self.len;
         if start > end {
             return false;

@@ -94,6 +94,7 @@ pub(crate) struct Egress {
     mtu: u16,
     untagged_mtu: u16,
     pub(crate) tags: PackedTags,
+    pub(crate) tag_words: [u8; 8],
     pub(crate) wire: u8,
 }
 
@@ -111,11 +112,13 @@ pub(super) fn egresses(ports: &[Port]) -> Box<[Egress; 256]> {
     for (egress, port) in egresses.iter_mut().zip(ports) {
         let PortId(wire) = port.wire;
         let mtu = if port.bridge.is_none() { port.mtu } else { 0 };
+        let tags = PackedTags::from(&port.tags);
         *egress = Egress {
             mac: port.mac.into(),
             mtu,
             untagged_mtu: if port.tags.is_empty() { mtu } else { 0 },
-            tags: (&port.tags).into(),
+            tags,
+            tag_words: tags.words(),
             wire,
         };
     }

@@ -1,7 +1,7 @@
 //! A batch of packets with what the passes know of them.
 
 use waxwing_packet::IpPacket;
-use waxwing_packet::plain::{Kind, Plain};
+use waxwing_packet::plain::{Kind, PackedTags, Plain};
 
 use super::Verdict;
 use crate::session::{Lane, Place};
@@ -14,12 +14,13 @@ pub(crate) struct Slot {
     pub(crate) bucket: u32,
     /// Its entry there; none if it has no session, or if it takes the general path.
     pub(crate) lane: Lane,
+    /// Tag control information of its VLAN tags.
+    tci: u32,
     /// Length of the IP packet.
     pub(crate) len: u16,
     pub(crate) tag: u8,
-    pub(crate) kind: Kind,
-    /// Length of the VLAN tags.
-    pub(crate) tags_len: u8,
+    /// What it is (the lower 4 bits), and the kind of its VLAN tags.
+    kind: u8,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 16);
@@ -35,12 +36,27 @@ impl Slot {
     }
 
     #[inline(always)]
-    pub(crate) fn set(&mut self, Plain { kind, len }: Plain, place: Place, tags_len: u8) {
+    pub(crate) fn set(&mut self, Plain { kind, len, tags }: Plain, place: Place) {
         self.bucket = place.bucket;
-        self.tag = place.tag;
+        self.tci = tags.tci;
         self.len = len;
-        self.kind = kind;
-        self.tags_len = tags_len;
+        self.tag = place.tag;
+        self.kind = kind as u8 | tags.kind;
+    }
+
+    /// What the packet is; `None` if it has VLAN tags and `TAGGED` is not set.
+    #[inline(always)]
+    pub(crate) const fn kind<const TAGGED: bool>(&self) -> Option<Kind> {
+        let kind = if TAGGED { self.kind & 15 } else { self.kind };
+        Kind::of(kind)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn tags(&self) -> PackedTags {
+        PackedTags {
+            kind: self.kind & !15,
+            tci: self.tci,
+        }
     }
 
     #[inline(always)]

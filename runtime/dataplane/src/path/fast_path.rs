@@ -11,13 +11,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Protocol;
-use waxwing_packet::plain::{self, Headers, Kind, MacWords, PackedTags, PlainTranslation};
+use waxwing_packet::plain::{self, Headers, Kind, PackedTags};
 
 use super::{Batch, PacketSet, Slot, WorkerContext};
 use crate::counters::BackendCounters;
 use crate::egress::is_resolved;
 use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
-use crate::session::{Direction, Glimpse, LastSeen, Line, Reader};
+use crate::session::{Direction, Glimpse, LastSeen, Line};
 use crate::{FrameBuf, FrameIo, Now, PortId, Snapshot, Tick};
 
 /// Pass 1: reads the headers, hashes each flow and prefetches its index bucket. Returns those
@@ -34,34 +34,26 @@ pub(crate) fn classify<F: FrameBuf>(
     for (at, (frame, slot)) in frames.iter().zip(&mut *batch.slots).enumerate() {
         let (head, rest) = (frame.bytes(), frame.rest_len());
         bytes += (head.len() + rest) as u64;
-        match plain::read(head, &reader) {
-            Some((plain, place)) if rest == 0 => slot.set(plain, place, 0),
-            _ => {
-                let is_tagged = rest == 0 && plain::is_tagged(head);
-                if !is_tagged || !classify_tagged(&reader, slot, head) {
-                    *slot = Slot::default();
-                    exceptions.insert(at);
-                }
-            }
+        if rest > 0 {
+            exceptions.insert(at);
+        } else if let Some((plain, place)) = plain::read(head, &reader) {
+            slot.set(plain, place);
+        } else if let Some((plain, place)) = plain::read_tagged(head, &reader) {
+            slot.set(plain, place);
+        } else {
+            exceptions.insert(at);
         }
+    }
+    for at in exceptions.iter() {
+        batch.slots[at] = Slot::default();
     }
     context.counters.received.packets.add(frames.len() as u64);
     context.counters.received.bytes.add(bytes);
     exceptions
 }
 
-/// Pass 1 for a packet behind VLAN tags. `false` if it is none.
-#[inline(never)]
-fn classify_tagged(reader: &Reader<'_>, slot: &mut Slot, head: &[u8]) -> bool {
-    let found = plain::read_tagged(head, reader);
-    if let Some((plain, place, tags_len)) = found {
-        slot.set(plain, place, tags_len);
-    }
-    found.is_some()
-}
-
 /// Pass 2: reads the index and prefetches the session lines.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn find_lanes(context: &WorkerContext, batch: &mut Batch) {
     let reader = context.shared.sessions.reader();
     let count = batch.len();
@@ -96,20 +88,19 @@ pub(crate) struct FastPath<'a> {
     /// A return hop with one of these bits is not used here, without VLAN tags and with: it has tags, or
     /// replies follow the kernel's routes.
     refused_hops: [u64; 2],
-    /// Whether some policy wants the sessions' bytes.
-    counts_bytes: bool,
-    context: &'a WorkerContext,
-    snapshot: &'a Snapshot,
 }
 
 impl<'a> FastPath<'a> {
+    /// `None` unless the tables of next hops and counters have all of the snapshot's backends.
     #[inline(always)]
-    pub(crate) fn new(context: &'a WorkerContext, snapshot: &'a Snapshot, now: Now) -> Self {
-        Self {
+    fn new(context: &'a WorkerContext, snapshot: &'a Snapshot, now: Now) -> Option<Self> {
+        let paths = &snapshot.paths;
+        Some(Self {
             lines: context.shared.sessions.reader().lines(),
-            paths: &snapshot.paths,
-            hops: context.shared.next_hops.words(),
-            counters: context.counters.backends(),
+            paths,
+            // Equally long, so that one check serves all three.
+            hops: context.shared.next_hops.words().get(..paths.len())?,
+            counters: context.counters.backends().get(..paths.len())?,
             egresses: &snapshot.egresses,
             now: now.tick(),
             refused_hops: if context.routes.table().is_some() {
@@ -117,10 +108,7 @@ impl<'a> FastPath<'a> {
             } else {
                 [Glimpse::HOP_TAGGED, 0]
             },
-            counts_bytes: context.closed.are_wanted(),
-            context,
-            snapshot,
-        }
+        })
     }
 
     /// Pass 3: compares each packet with its session and rewrites it, from number `start` of the batch up to
@@ -128,21 +116,14 @@ impl<'a> FastPath<'a> {
     /// `TAGGED` it stops also at a packet that has or gets VLAN tags.
     #[inline(never)]
     pub(crate) fn run<F: FrameBuf, const TAGGED: bool>(
-        &self,
+        (context, snapshot): (&WorkerContext, &Snapshot),
         frames: &mut [F],
         batch: &mut Batch,
         start: usize,
+        now: Now,
     ) -> usize {
-        // Equally long, so that one check serves all three.
-        let backends = self.paths.len();
-        let (hops, counters) = (self.hops.get(..backends), self.counters.get(..backends));
-        let (Some(hops), Some(counters)) = (hops, counters) else {
+        let Some(path) = FastPath::new(context, snapshot, now) else {
             return start;
-        };
-        let path = Self {
-            hops,
-            counters,
-            ..*self
         };
         let frames = &mut frames[start..];
         let rest = start..batch.len();
@@ -159,25 +140,10 @@ impl<'a> FastPath<'a> {
             *frame_len = len;
             at += 1;
         }
-        if self.counts_bytes {
-            self.count_bytes(batch, start..at);
+        if context.closed.are_wanted() {
+            count_bytes(context, snapshot, batch, start..at);
         }
         at
-    }
-
-    /// Adds the packets' lengths to their sessions' bytes, where a backend's policy wants them.
-    #[inline(never)]
-    fn count_bytes(&self, batch: &Batch, packets: Range<usize>) {
-        for at in packets {
-            let lane = batch.slots[at].lane;
-            if let Some(session) = self.lines.get(lane.slot() as usize).and_then(Line::glimpse)
-                && let Some(backend) = self.snapshot.backend(session.backend())
-                && self.context.closed.is_wanted_by(backend)
-            {
-                let (sessions, len) = (&self.context.shared.sessions, batch.lens[at]);
-                sessions.add_bytes(session.at(lane), len.into());
-            }
-        }
     }
 
     /// Rewrites a packet; returns its egress port and the frame's length. `None`, with the frame unchanged,
@@ -189,10 +155,7 @@ impl<'a> FastPath<'a> {
         slot: &Slot,
     ) -> Option<(PortId, u32)> {
         let line = self.lines.get(slot.lane.slot() as usize)?;
-        if !TAGGED && slot.tags_len != 0 {
-            return None;
-        }
-        match (slot.kind, slot.lane.is_reply()) {
+        match (slot.kind::<TAGGED>()?, slot.lane.is_reply()) {
             (Kind::V4Tcp, false) => {
                 self.forward_as::<F, false, false, false, TAGGED>(frame, slot, line)
             }
@@ -240,16 +203,19 @@ impl<'a> FastPath<'a> {
         let ingress = frame.port();
         let bytes = frame.bytes_mut();
         let mut frame_len = bytes.len();
-        let (tags, mac) = if TAGGED {
-            (
-                PackedTags::of(bytes, slot.tags_len)?,
-                plain::source_mac(bytes)?,
-            )
+        let tags = if TAGGED {
+            slot.tags()
         } else {
-            (PackedTags::default(), 0)
+            PackedTags::default()
         };
-        let headers = Headers::<V6, UDP>::of(bytes.get_mut(tags.len()..)?)?;
-        let session = line.glimpse()?;
+        let bytes = bytes.get_mut(..tags.len() + const { Headers::<V6, UDP>::LEN })?;
+        let mac = plain::source_mac(bytes)?;
+        let headers = Headers::<V6, UDP>::of(bytes, tags.len())?;
+        let (session, hop_tags) = if TAGGED {
+            line.glimpse_with_tags()?
+        } else {
+            (line.glimpse()?, PackedTags::default())
+        };
         let backend = session.backend();
         let path = self.paths.get(backend.index())?;
         let side = if REPLY {
@@ -257,9 +223,16 @@ impl<'a> FastPath<'a> {
         } else {
             &path.to_backend
         };
-        if path.kind != Some(const { kind(V6, UDP) })
-            || differences::<V6, UDP, REPLY>(&headers, &session, side) != 0
-        {
+        let mut differences = differences::<V6, UDP, REPLY>(&headers, &session, side);
+        if !REPLY {
+            let last_hop = LastHop {
+                port: ingress,
+                mac,
+                tags,
+            };
+            differences |= last_hop.differences(&session, hop_tags);
+        }
+        if path.kind != Some(const { kind(V6, UDP) }) || differences != 0 {
             return None;
         }
 
@@ -267,13 +240,7 @@ impl<'a> FastPath<'a> {
             self.is_from_backend::<TAGGED>(path, (ingress, tags))?;
             self.hop_to_client::<TAGGED>(&session)?
         } else {
-            let mac = if TAGGED { mac } else { headers.source_mac() };
-            let last_hop = LastHop {
-                port: ingress,
-                mac,
-                tags,
-            };
-            self.hop_to_backend(&session, line, last_hop)?
+            self.hop_to_backend(&session)?
         };
         let egress = &self.egresses[usize::from((hop >> 48) as u8)];
         let counters = self.counters.get(backend.index())?;
@@ -286,28 +253,35 @@ impl<'a> FastPath<'a> {
 
         let macs = egress.mac.to(hop);
         if TAGGED {
-            let new = if REPLY {
-                line.tags(&session)?
+            let (len, words) = if REPLY {
+                (hop_tags.len(), hop_tags.words())
             } else {
-                egress.tags
+                (egress.tags.len(), egress.tag_words)
             };
-            let (tags, to) = ([tags, new], &side.translation);
-            frame_len = rewrite_tagged::<F, V6, UDP, REPLY>(frame, tags, macs, to)?;
+            // The headers stay where they are: only the frame's start moves.
+            if !frame.move_start(tags.len() as isize - len as isize) {
+                return None;
+            }
+            let bytes = frame.bytes_mut();
+            frame_len = bytes.len();
+            let mut headers = Headers::<V6, UDP>::of(bytes, len)?;
+            headers.write_tags(words);
+            headers.rewrite::<REPLY>(&side.translation);
+            plain::write_macs(bytes, macs);
         } else {
-            headers.rewrite::<REPLY>(macs, &side.translation);
+            headers.rewrite::<REPLY>(&side.translation);
+            plain::write_macs(bytes, macs);
         }
         count::<REPLY>(counters, frame_len);
         Some((PortId(egress.wire), frame_len as u32))
     }
 
-    /// The backend's next hop. `None` if it is unresolved, or if the client's return hop changed.
+    /// The backend's next hop; `None` if it is unresolved.
     #[inline(always)]
-    fn hop_to_backend(&self, session: &Glimpse, line: &Line, last_hop: LastHop) -> Option<u64> {
+    fn hop_to_backend(&self, session: &Glimpse) -> Option<u64> {
         let hop = self.hops.get(session.backend().index())?;
         let hop = hop.load(Ordering::Relaxed);
-        let is_last_hop = session.hop() == last_hop.word()
-            && (last_hop.tags.is_empty() || line.tags(session)? == last_hop.tags);
-        (is_last_hop && is_resolved(hop)).then_some(hop)
+        is_resolved(hop).then_some(hop)
     }
 
     /// `Some` if a reply comes from the port and VLAN of its backend's next hop. (The general path knows
@@ -345,32 +319,13 @@ struct LastHop {
 }
 
 impl LastHop {
-    /// As a session has its return hop.
+    /// 0 if it is the session's return hop, which has these tags.
     #[inline(always)]
-    const fn word(self) -> u64 {
+    const fn differences(self, session: &Glimpse, hop_tags: PackedTags) -> u64 {
         let PortId(port) = self.port;
-        (self.tags.kind as u64) << 56 | (port as u64) << 48 | self.mac
+        let word = (self.tags.kind as u64) << 56 | (port as u64) << 48 | self.mac;
+        (session.hop() ^ word) | (self.tags.tci ^ hop_tags.tci) as u64
     }
-}
-
-/// Rewrites a packet that leaves with other VLAN tags; returns the frame's length. `None`, with the frame
-/// unchanged, if it has no room for them.
-#[inline(always)]
-fn rewrite_tagged<F: FrameBuf, const V6: bool, const UDP: bool, const REPLY: bool>(
-    frame: &mut F,
-    [old, new]: [PackedTags; 2],
-    macs: MacWords,
-    to: &PlainTranslation,
-) -> Option<usize> {
-    let by = old.len() as isize - new.len() as isize;
-    if by != 0 && !frame.move_start(by) {
-        return None;
-    }
-    // The headers are where they were: only the frame's start moved.
-    let bytes = frame.bytes_mut();
-    Headers::<V6, UDP>::of(bytes.get_mut(new.len()..)?)?.rewrite::<REPLY>(macs, to);
-    plain::write_link(bytes, macs, new);
-    Some(bytes.len())
 }
 
 const fn kind(v6: bool, udp: bool) -> Kind {
@@ -416,6 +371,27 @@ fn count<const REPLY: bool>(counters: &BackendCounters, len: usize) {
     };
     traffic.packets.add(1);
     traffic.bytes.add(len as u64);
+}
+
+/// Adds the packets' lengths to their sessions' bytes, where a backend's policy wants them.
+#[inline(never)]
+fn count_bytes(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    batch: &Batch,
+    packets: Range<usize>,
+) {
+    let sessions = &context.shared.sessions;
+    let reader = sessions.reader();
+    for at in packets {
+        let lane = batch.slots[at].lane;
+        if let Some(session) = reader.glimpse(lane)
+            && let Some(backend) = snapshot.backend(session.backend())
+            && context.closed.is_wanted_by(backend)
+        {
+            sessions.add_bytes(session.at(lane), batch.lens[at].into());
+        }
+    }
 }
 
 /// Notes that the session was seen in this tick, unless another worker's clock is ahead. `false` if it has

@@ -171,11 +171,11 @@ fn look_up<F: FrameBuf>(
     let mut at = 0;
     while at < batch.len() {
         if !batch.slots[at].lane.is_none() {
-            let path = FastPath::new(context, snapshot, now);
-            let untagged = path.run::<F, false>(frames, batch, at);
+            let of = (&*context, snapshot);
+            let untagged = FastPath::run::<F, false>(of, frames, batch, at, now);
             at = untagged;
             if at < batch.len() && !batch.slots[at].lane.is_none() {
-                at = path.run::<F, true>(frames, batch, at);
+                at = FastPath::run::<F, true>(of, frames, batch, at, now);
             }
             if at == batch.len() {
                 break;

@@ -199,12 +199,17 @@ impl ClosedSessions {
 
     /// Reports closed sessions to their policies, in at most [`CALLS_MAX`] calls. The rest waits for the next
     /// turn.
+    #[inline]
     pub(crate) fn deliver(&mut self, epoch: &mut Epoch) {
+        if !self.pending.get_mut().is_empty() {
+            self.deliver_some(epoch);
+        }
+    }
+
+    #[inline(never)]
+    fn deliver_some(&mut self, epoch: &mut Epoch) {
         let sessions = &self.shared.sessions;
         let pending = self.pending.get_mut();
-        if pending.is_empty() {
-            return;
-        }
         pending.sort_unstable_by_key(|pending| pending.service);
         let mut reported = 0;
         for _ in 0..CALLS_MAX {

@@ -63,31 +63,37 @@ impl Line {
     /// the read.
     #[inline(always)]
     pub(crate) fn glimpse(&self) -> Option<Glimpse> {
+        self.glimpse_or_tags::<false>().map(|(glimpse, _)| glimpse)
+    }
+
+    /// Like [`Line::glimpse`], with the VLAN tags of the return hop; `None` also if that changed.
+    #[inline(always)]
+    pub(crate) fn glimpse_with_tags(&self) -> Option<(Glimpse, PackedTags)> {
+        self.glimpse_or_tags::<true>()
+    }
+
+    #[inline(always)]
+    fn glimpse_or_tags<const TAGS: bool>(&self) -> Option<(Glimpse, PackedTags)> {
         let state = self.state.load(Ordering::Acquire);
+        let hop = self.hop.load(Ordering::Acquire);
         let glimpse = Glimpse {
             client: [0, 1].map(|half: usize| self.client[half].load(Ordering::Relaxed)),
             endpoints: self.endpoints.load(Ordering::Relaxed),
             state,
-            hop: self.hop.load(Ordering::Acquire),
+            hop,
             seen: Tick(self.seen.load(Ordering::Relaxed)),
+        };
+        let tags = if TAGS {
+            let tci = self.tags[stored::tags_at(hop)].load(Ordering::Relaxed);
+            stored::packed_tags(hop, tci)
+        } else {
+            PackedTags::default()
         };
         // See `read`.
         fence(Ordering::Acquire);
-        let is_same = self.state.load(Ordering::Relaxed) == state;
-        (is_same && is_live(state)).then_some(glimpse)
-    }
-
-    /// The VLAN tags of a session's return hop; `None` if hop or session changed since the glimpse.
-    #[inline(always)]
-    pub(crate) fn tags(&self, glimpse: &Glimpse) -> Option<PackedTags> {
-        let tci = self.tags[stored::tags_at(glimpse.hop)].load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        let is_same = self.state.load(Ordering::Relaxed) == glimpse.state
-            && self.hop.load(Ordering::Relaxed) == glimpse.hop;
-        is_same.then_some(PackedTags {
-            kind: stored::tags_kind(glimpse.hop),
-            tci,
-        })
+        let is_same = self.state.load(Ordering::Relaxed) == state
+            && (!TAGS || self.hop.load(Ordering::Relaxed) == hop);
+        (is_same && is_live(state)).then_some((glimpse, tags))
     }
 
     #[inline(always)]

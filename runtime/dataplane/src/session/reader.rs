@@ -2,7 +2,7 @@
 //! names, the caller compares.
 
 use waxwing_packet::Protocol;
-use waxwing_packet::plain::FlowHasher;
+use waxwing_packet::plain::{FlowHasher, PackedTags};
 
 use super::glimpse::Glimpse;
 use super::index::{Buckets, Lane, Place};
@@ -62,6 +62,12 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn glimpse(&self, lane: Lane) -> Option<Glimpse> {
         self.lines.get(lane.slot() as usize)?.glimpse()
+    }
+
+    /// Like [`Reader::glimpse`], with the VLAN tags of the return hop; `None` also if that changed.
+    #[must_use]
+    pub fn glimpse_with_tags(&self, lane: Lane) -> Option<(Glimpse, PackedTags)> {
+        self.lines.get(lane.slot() as usize)?.glimpse_with_tags()
     }
 
     /// All lines, by slot.

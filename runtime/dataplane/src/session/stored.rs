@@ -3,8 +3,8 @@
 //! Invariant: [`Stored::session`] reverses [`Stored::new`], within the limits that [`Session`] states for its
 //! tags and worker.
 
-use waxwing_packet::plain::wire_words;
-use waxwing_packet::{Address, Mac, Protocol, VlanTag, VlanTags};
+use waxwing_packet::plain::{PackedTags, wire_words};
+use waxwing_packet::{Address, Mac, Protocol, VlanTags};
 
 use super::words::{high, low, pack, pack16, ports};
 use super::{Session, TcpState, Tuple, WORKER_UNCOUNTED};
@@ -22,7 +22,7 @@ pub struct Stored {
     pub(super) state: u64,
     /// The return hop's sequence number, tag count and TPIDs (8 bits, see [`HopBits`]), port (8), MAC (48).
     pub(super) hop: u64,
-    /// The return hop's tag control information, outer (16 bits) and inner (16).
+    /// The return hop's tag control information, as in [`PackedTags`].
     pub(super) tags: u32,
     pub(super) created: u32,
     pub(super) seen: u32,
@@ -144,8 +144,7 @@ impl Stored {
     #[inline(always)]
     #[must_use]
     pub fn tags(&self) -> VlanTags {
-        let [route, ..] = self.hop.to_be_bytes();
-        HopBits(route).tags(ports(self.tags))
+        packed_tags(self.hop, self.tags).into()
     }
 
     /// Whether frames to the return hop carry no VLAN tags.
@@ -189,11 +188,14 @@ impl From<&Session> for Stored {
     }
 }
 
-/// A return hop's tag count and TPIDs, as [`waxwing_packet::plain::PackedTags`] has them.
+/// The VLAN tags of a return hop, by its word and their tag control information.
 #[inline(always)]
-pub(super) const fn tags_kind(hop: u64) -> u8 {
+pub(super) const fn packed_tags(hop: u64, tci: u32) -> PackedTags {
     let [route, ..] = hop.to_be_bytes();
-    route & !15
+    PackedTags {
+        kind: route & !15,
+        tci,
+    }
 }
 
 /// Which of a line's two tag words belongs to this return hop.
@@ -210,55 +212,26 @@ pub(super) fn next_hop_words(before: u64, hop: NextHop, tags: &VlanTags) -> (u64
     (hop_word(route, hop), tags)
 }
 
-/// The first byte of a return hop's word, from the lowest bit: sequence number (4 bits), tag count (2),
-/// whether the outer and the inner TPID is 0x88a8 (1 each).
+/// The first byte of a return hop's word: sequence number (the lower 4 bits), and the kind of its VLAN tags
+/// ([`PackedTags`]).
 ///
 /// Four bits of sequence number suffice unless a reader is overtaken by 16 changes within one read, back to
 /// the same MAC and port.
 #[derive(Clone, Copy)]
 struct HopBits(u8);
 
-/// The TPIDs of a customer's and a service provider's tag (IEEE 802.1Q section 9.5).
-const TPIDS: [u16; 2] = [0x8100, 0x88a8];
-
 impl HopBits {
     /// The bits of the sequence number.
     const SEQUENCE: u64 = 15;
 
     fn of(tags: &VlanTags, sequence: u8) -> (Self, u32) {
-        let [outer, inner] = tags.tags;
-        let bits = sequence & 15
-            | tags.count.min(2) << 4
-            | u8::from(outer.tpid == TPIDS[1]) << 6
-            | u8::from(inner.tpid == TPIDS[1]) << 7;
-        (Self(bits), pack16(outer.tci, inner.tci))
-    }
-
-    #[inline(always)]
-    const fn count(self) -> u8 {
-        self.0 >> 4 & 3
+        let PackedTags { kind, tci } = tags.into();
+        (Self(sequence & 15 | kind), tci)
     }
 
     #[inline]
     const fn sequence(self) -> u8 {
         self.0 & 15
-    }
-
-    #[inline]
-    fn tags(self, [outer, inner]: [u16; 2]) -> VlanTags {
-        let count = self.count();
-        let tag = |at: u8, tci: u16| {
-            let tpid = TPIDS[usize::from(self.0 >> (6 + at) & 1)];
-            if at < count {
-                VlanTag { tpid, tci }
-            } else {
-                VlanTag::default()
-            }
-        };
-        VlanTags {
-            count,
-            tags: [tag(0, outer), tag(1, inner)],
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use waxwing_packet::plain::{
 };
 use waxwing_packet::{
     Address, Changes, Family, IpPacket, Mac, Packet, Protocol, TcpFlags, Translation, Transport,
-    parse,
+    VlanTags, parse,
 };
 use waxwing_testkit::build;
 use waxwing_testkit::random::Random;
@@ -122,15 +122,16 @@ fn frames() -> impl Iterator<Item = Vec<u8>> {
 fn plain_packets_are_those_of_the_parser() {
     let mut plain = 0;
     for frame in frames() {
-        let read = plain::read(&frame, &Words).map(|(packet, flow)| (packet, flow, 0));
+        let read = plain::read(&frame, &Words);
         let read = read.or_else(|| plain::read_tagged(&frame, &Words));
-        let tags = read.as_ref().map(|(.., len)| PackedTags::of(&frame, *len));
-        let read = read.map(|(packet, flow, _)| (packet.kind, packet.len, flow));
+        let tags = read.as_ref().map(|(packet, _)| packet.tags);
+        let read = read.map(|(packet, flow)| (packet.kind, packet.len, flow));
         assert_eq!(read, parsed(&frame), "{frame:02x?}");
         plain += u32::from(read.is_some());
         if let (Some(tags), Some(packet)) = (tags, whole(&frame)) {
             let known = PackedTags::from(&packet.ethernet.tags);
-            assert_eq!(tags, Some(known), "{frame:02x?}");
+            assert_eq!(tags, known, "{frame:02x?}");
+            assert_eq!(VlanTags::from(known), packet.ethernet.tags);
             assert_eq!(known.len(), packet.ethernet.header_len() - 14);
         }
     }
@@ -146,19 +147,20 @@ fn rewritten<const V6: bool, const UDP: bool>(
     is_source: bool,
 ) -> Vec<u8> {
     let tags = PackedTags::from(&whole(&frame).expect("a packet").ethernet.tags);
-    let headers = Headers::<V6, UDP>::of(&mut frame[tags.len()..]).expect("they are there");
+    let mut headers = Headers::<V6, UDP>::of(&mut frame, tags.len()).expect("they are there");
     let next = NEXT
         .0
         .iter()
         .fold(0, |word, byte| word << 8 | u64::from(*byte));
     let macs = SourceMac::from(EGRESS).to(next);
     let to = PlainTranslation::from(to);
+    headers.write_tags(tags.words());
     if is_source {
-        headers.rewrite::<true>(macs, &to);
+        headers.rewrite::<true>(&to);
     } else {
-        headers.rewrite::<false>(macs, &to);
+        headers.rewrite::<false>(&to);
     }
-    plain::write_link(&mut frame, macs, tags);
+    plain::write_macs(&mut frame, macs);
     frame
 }
 
