@@ -26,8 +26,8 @@ pub struct WorkerDriver<'a> {
     now: Duration,
     /// Frames injected since the last turn.
     injected: u32,
-    /// Keeps the worker's mailbox open, as in production.
-    _mailbox: (Sender<Epoch>, Receiver<Epoch>),
+    /// Keeps the worker's mailbox open, as in production, and that of the epochs that it returns.
+    mailboxes: (Sender<Epoch>, Receiver<Epoch>),
 }
 
 impl<'a> WorkerDriver<'a> {
@@ -70,7 +70,7 @@ impl<'a> WorkerDriver<'a> {
             counters,
             now: Duration::from_nanos(testbed.clock.load(Ordering::Relaxed)),
             injected: 0,
-            _mailbox: (send, receive),
+            mailboxes: (send, receive),
         };
         // The first turn sweeps sessions that ended before, which must not be measured.
         let now = driver.next_turn();
@@ -112,6 +112,11 @@ impl<'a> WorkerDriver<'a> {
     #[inline]
     pub fn run_turn(&mut self, now: Now) {
         self.worker.turn(now);
+    }
+
+    /// Where the worker takes new epochs from, and where it returns the old ones.
+    pub(crate) fn epochs(&self) -> (Sender<Epoch>, Receiver<Epoch>) {
+        self.mailboxes.clone()
     }
 
     /// Frames sent by this driver's worker.

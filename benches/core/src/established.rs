@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use waxwing_dataplane::BATCH;
+use crossbeam_channel::{Receiver, Sender};
 use waxwing_dataplane::session::TableError;
+use waxwing_dataplane::{BATCH, Epoch};
 
 use crate::addresses::AddressPlan;
 use crate::driver::WorkerDriver;
@@ -91,6 +92,11 @@ impl<'a> EstablishedTraffic<'a> {
             self.driver.inject_reply(self.frames.reply(backend, client));
         }
         self.turn()
+    }
+
+    /// See [`WorkerDriver::epochs`].
+    pub(crate) fn epochs(&self) -> (Sender<Epoch>, Receiver<Epoch>) {
+        self.driver.epochs()
     }
 
     fn draw(&mut self, clients: &Range<u32>) -> u32 {

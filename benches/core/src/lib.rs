@@ -2,8 +2,8 @@
 //!
 //! A [`Testbed`] is the state that workers share: services, backends, the session table. A [`WorkerDriver`]
 //! drives one worker with ports in memory: it injects frames and times turns. [`Frames`] makes the frames of
-//! clients, which [`Order`] draws. [`EstablishedTraffic`], [`NewSessions`], [`EstablishedScenario`] and
-//! [`OpenScenario`] are loads built on these.
+//! clients, which [`Order`] draws. [`EstablishedTraffic`], [`NewSessions`], [`EstablishedScenario`],
+//! [`OpenScenario`], [`CrowdScenario`] and [`Reloads`] are loads built on these.
 //!
 //! Invariant: only [`waxwing_dataplane::worker::Worker::turn`] is timed; frames are made and injected before
 //! it. A session was opened by a complete handshake through the worker. Virtual time advances by one
@@ -16,6 +16,7 @@ mod frames;
 mod new_sessions;
 mod open;
 mod order;
+mod reloads;
 mod scenarios;
 mod testbed;
 
@@ -26,5 +27,6 @@ pub use frames::Frames;
 pub use new_sessions::NewSessions;
 pub use open::open_sessions;
 pub use order::{Order, Random};
-pub use scenarios::{EstablishedScenario, OpenScenario};
+pub use reloads::{Batches, Reloads};
+pub use scenarios::{CrowdScenario, EstablishedScenario, OpenScenario, line_round_trip};
 pub use testbed::{Size, Testbed};

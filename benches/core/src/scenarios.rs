@@ -1,8 +1,9 @@
 //! Scenarios of one or two workers, each on a thread of its own, that share a session table.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::established::{EstablishedTestbed, EstablishedTraffic, time_packets};
 use crate::new_sessions::NewSessions;
@@ -125,6 +126,107 @@ impl OpenScenario {
     }
 }
 
+/// One worker beside others that share its table, as on a machine with many processors: between two of its
+/// batches each of the others handles one. They all run on a second processor, in turn, so nearly every line
+/// that workers share is in that one's cache when the measured worker wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct CrowdScenario {
+    /// The number of other workers.
+    pub others: usize,
+}
+
+/// Batches of one worker: runs the next one, and returns the time it took.
+type Batches<'a> = Box<dyn FnMut() -> Duration + 'a>;
+
+impl CrowdScenario {
+    /// Each worker opens `sessions` sessions of its own clients; the native fallback picks. Returns the
+    /// measured worker's time. The testbed must have no session, room for all of them (each worker's, rounded
+    /// up to full batches), and a worker more than the others.
+    pub fn open(self, testbed: &Testbed, sessions: u32) -> Duration {
+        let clients = sessions.next_multiple_of(FULL);
+        self.run(sessions.into(), |number| {
+            let first = clients * u32::try_from(number).unwrap_or(0);
+            let mut new = NewSessions::at(testbed, number, Vec::new(), first);
+            Box::new(move || new.turn(FULL))
+        })
+    }
+
+    /// Each worker forwards `packets` requests of sessions of the same table, any of them. Returns the
+    /// measured worker's time. The testbed must have a worker more than the others.
+    pub fn forward(self, established: &EstablishedTestbed, packets: u64) -> Duration {
+        self.run(packets, |number| {
+            let mut traffic = EstablishedTraffic::new(established, number, Order::Uniform);
+            Box::new(move || traffic.requests(0..established.sessions))
+        })
+    }
+
+    fn run<'a>(self, packets: u64, worker: impl Fn(usize) -> Batches<'a> + Sync) -> Duration {
+        let turns = packets.div_ceil(FULL.into());
+        let (mine, theirs) = (Baton::default(), Baton::default());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut others: Vec<_> = (1..=self.others).map(&worker).collect();
+                for turn in 1..=turns {
+                    theirs.wait_for(turn);
+                    for batch in &mut others {
+                        batch();
+                    }
+                    mine.pass(turn);
+                }
+            });
+            let mut batch = worker(0);
+            let mut turn = 0;
+            time_packets(packets, FULL, || {
+                turn += 1;
+                theirs.pass(turn);
+                mine.wait_for(turn);
+                batch()
+            })
+        })
+    }
+}
+
+/// The time that a cache line takes from one processor to the other and back: where the machine's host places
+/// its processors, it is some 50 ns or several times that. The cost of what workers share is a multiple.
+pub fn line_round_trip() -> Duration {
+    const ROUNDS: u32 = 100_000;
+    let (mine, theirs) = (Baton::default(), Baton::default());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS.into() {
+                theirs.wait_for(round);
+                mine.pass(round);
+            }
+        });
+        // The other thread starts.
+        theirs.pass(1);
+        mine.wait_for(1);
+        let begun = Instant::now();
+        for round in 2..=ROUNDS.into() {
+            theirs.pass(round);
+            mine.wait_for(round);
+        }
+        begun.elapsed() / (ROUNDS - 1)
+    })
+}
+
+/// A number on a cache line of its own that only grows: one thread passes it on, another waits for it.
+#[repr(align(128))]
+#[derive(Default)]
+struct Baton(AtomicU64);
+
+impl Baton {
+    fn pass(&self, number: u64) {
+        self.0.store(number, Ordering::Release);
+    }
+
+    fn wait_for(&self, number: u64) {
+        while self.0.load(Ordering::Acquire) < number {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// Runs `work` for each worker on a thread of its own; each waits at the barrier until all are ready.
 /// Returns the mean of the times that `work` returns.
 fn mean_time(workers: usize, work: impl Fn(usize, &Barrier) -> Duration + Sync) -> Duration {
@@ -149,6 +251,22 @@ mod tests {
     use super::*;
     use crate::addresses::AddressPlan;
     use crate::testbed::Size;
+
+    #[test]
+    fn each_of_a_crowd_opens_sessions_and_forwards() {
+        let size = Size {
+            workers: 4,
+            ..Size::default()
+        };
+        let crowd = CrowdScenario { others: 3 };
+        let testbed = Testbed::new(AddressPlan::V4, size).unwrap();
+        let _ = crowd.open(&testbed, 100);
+        assert_eq!(testbed.sessions(), 4 * 128);
+
+        let established = EstablishedTestbed::new(AddressPlan::V4, size).unwrap();
+        assert!(crowd.forward(&established, 100) > Duration::ZERO);
+        assert!(line_round_trip() > Duration::ZERO);
+    }
 
     #[test]
     fn two_workers_open_sessions_of_different_clients() {

@@ -4,7 +4,9 @@
 //! workers, and all balancers of a cluster, choose alike; and a change of one backend moves no flow between
 //! two others (Thaler and Ravishankar, 1998).
 
-use crate::{Backend, BackendId, Snapshot};
+use waxwing_packet::Address;
+
+use crate::{BackendId, Snapshot};
 
 /// Among the backends that take new sessions, the one with the highest score for the flow.
 pub(crate) fn rendezvous(
@@ -17,12 +19,21 @@ pub(crate) fn rendezvous(
         if !backend.takes_new() {
             continue;
         }
-        let draw = Draw::of(flow_hash, backend);
+        let draw = Draw {
+            bits: mix(flow_hash ^ backend.hash) >> 11,
+            weight: backend.weight,
+        };
         if best.is_none_or(|(highest, _)| draw.beats(highest)) {
             best = Some((draw, backend.id));
         }
     }
     best.map(|(_, id)| id)
+}
+
+/// A backend's hash ([`crate::Backend::hash`]).
+pub(crate) const fn endpoint_hash(address: Address, port: u16) -> u64 {
+    let [high, low] = halves(address.bits());
+    mix(high ^ mix(low ^ port as u64))
 }
 
 /// A backend's uniform random draw for a flow, with its weight.
@@ -33,15 +44,6 @@ struct Draw {
 }
 
 impl Draw {
-    fn of(flow_hash: u64, backend: &Backend) -> Self {
-        let [high, low] = halves(backend.address.bits());
-        let hash = mix(flow_hash ^ mix(high ^ mix(low ^ u64::from(backend.port))));
-        Self {
-            bits: hash >> 11,
-            weight: backend.weight,
-        }
-    }
-
     /// Whether its score is higher. With equal weights the score grows with the draw and need not be
     /// computed.
     fn beats(self, other: Self) -> bool {

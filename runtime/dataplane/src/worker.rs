@@ -18,7 +18,7 @@ use crate::{BATCH, Epoch, FrameIo, Now};
 
 /// The longest sleep of an idle worker, and so the longest delay until it sees a new epoch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How long a sweep of the whole session table takes, in microseconds. An expired session keeps its slot for
+/// How long a sweep of all slots that were ever used takes, in microseconds. An expired session keeps its slot for
 /// up to that long (longer on an idle worker with a large table: [`SWEEP_MAX`] bounds each turn). Its packets
 /// see its end at once.
 const SWEEP_ROUND_US: u64 = 4_000_000;
@@ -67,8 +67,6 @@ impl<I: FrameIo> Worker<I> {
         if setup.number == 0 {
             announcements.schedule();
         }
-        let slots = setup.shared.sessions.capacity() as u64;
-        let steps = slots.div_ceil(SWEEP_STEP * setup.workers.max(1) as u64);
         Self {
             forwarder: Forwarder::new(
                 setup.shared.clone(),
@@ -84,7 +82,7 @@ impl<I: FrameIo> Worker<I> {
             announcements,
             frames: Vec::with_capacity(BATCH),
             swept_at: Now::default(),
-            sweep_pause: (SWEEP_ROUND_US / steps.max(1)).clamp(1, SWEEP_PAUSE_US),
+            sweep_pause: 1,
             batch_began: None,
         }
     }
@@ -189,8 +187,10 @@ impl<I: FrameIo> Worker<I> {
         }
         self.swept_at = now;
         // One whole round is enough after a long sleep.
-        let round = self.setup.shared.sessions.capacity() as u64;
+        let round = self.setup.shared.sessions.slots_taken() as u64;
         let quota = (elapsed * SWEEP_STEP / self.sweep_pause).min(SWEEP_MAX.min(round));
+        let steps = round.div_ceil(SWEEP_STEP * self.setup.workers.max(1) as u64);
+        self.sweep_pause = (SWEEP_ROUND_US / steps.max(1)).clamp(1, SWEEP_PAUSE_US);
         let context = &mut self.forwarder.context;
         let snapshot = &self.epoch.snapshot;
         let tick = now.tick();

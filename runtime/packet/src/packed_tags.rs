@@ -73,7 +73,7 @@ impl PackedTags {
         const TPID_SERVICE: u32 = ethernet::TPID_SERVICE as u32;
         let is_service = (tag >> 16 == TPID_SERVICE) as u8;
         Self {
-            kind: (self.kind & ONE) + ONE | (self.kind & SERVICE[0]) << 1 | is_service << 6,
+            kind: ((self.kind & ONE) + ONE) | ((self.kind & SERVICE[0]) << 1) | (is_service << 6),
             tci: self.tci << 16 | tag & 0xffff,
         }
     }

@@ -9,7 +9,10 @@
 
 pub use crate::packed_tags::PackedTags;
 use crate::wire::{self, bytes};
-use crate::{Address, Delta, Mac, Protocol, Translation, ethernet, ipv4, ipv6, tcp, udp};
+use crate::{
+    Address, Delta, Family, IpPacket, Mac, Protocol, Translation, Transport, ethernet, ipv4, ipv6,
+    tcp, udp,
+};
 
 /// Family and protocol of a plain packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,30 @@ pub struct Plain {
     pub len: u16,
     /// The VLAN tags before it.
     pub tags: PackedTags,
+}
+
+impl Plain {
+    /// Of a parsed packet, whatever its flags. `None` unless it is a whole TCP or UDP packet without IP
+    /// options and extension headers.
+    #[must_use]
+    pub fn of(packet: &IpPacket) -> Option<Self> {
+        let (kinds, header) = match packet.family {
+            Family::V4 => ([Kind::V4Tcp, Kind::V4Udp], ipv4::HEADER_LEN),
+            Family::V6 => ([Kind::V6Tcp, Kind::V6Udp], ipv6::HEADER_LEN),
+        };
+        let kind = match packet.transport {
+            Transport::Tcp { .. } => kinds[0],
+            Transport::Udp { .. } => kinds[1],
+            Transport::Icmp { .. } | Transport::Other(_) => return None,
+        };
+        let is_plain = packet.fragment.is_none()
+            && usize::from(packet.transport_start - packet.network) == header;
+        is_plain.then(|| Self {
+            kind,
+            len: packet.end - packet.network,
+            tags: (&packet.ethernet.tags).into(),
+        })
+    }
 }
 
 /// Hashes a flow's words, as they are in the packet's memory.
@@ -179,11 +206,7 @@ fn read_v4<H: FlowHasher>(
 }
 
 #[inline(always)]
-fn read_v6<H: FlowHasher>(
-    frame: &[u8],
-    tags: PackedTags,
-    hasher: &H,
-) -> Option<(Plain, H::Hash)> {
+fn read_v6<H: FlowHasher>(frame: &[u8], tags: PackedTags, hasher: &H) -> Option<(Plain, H::Hash)> {
     let head = frame.first_chunk::<{ SEGMENT_V6 + udp::HEADER_LEN }>()?;
     let end = usize::from(wire::word(head, network!(ipv6::PAYLOAD_LEN))) + SEGMENT_V6;
     if end > frame.len() {

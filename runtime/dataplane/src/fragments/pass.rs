@@ -189,8 +189,11 @@ impl FragmentPass {
     #[inline]
     pub(crate) fn sweep(&mut self, context: &WorkerContext, now: Now) {
         let table = &context.shared.fragments;
+        if table.is_empty() {
+            return;
+        }
         let elapsed = now.millis().saturating_sub(self.swept_at.millis());
-        if elapsed == 0 || table.is_empty() {
+        if elapsed == 0 {
             return;
         }
         self.swept_at = now;

@@ -3,6 +3,7 @@
 use waxwing_packet::{Address, Protocol, Translation};
 
 use super::{BackendId, Ports, Service, ServiceId, TimeoutTicks};
+use crate::fallback::endpoint_hash;
 
 /// What happens to a backend's existing sessions. It takes effect at each client's next packet; replies are
 /// forwarded as long as the session stands.
@@ -26,6 +27,8 @@ pub struct Backend {
     pub address: Address,
     /// The server's port, or [`Backend::PORT_KEPT`].
     pub port: u16,
+    /// A hash of its endpoint: what the native fallback draws by.
+    pub hash: u64,
     /// The service's VIP.
     pub vip: Address,
     /// The service's ports.
@@ -63,6 +66,7 @@ impl Backend {
             service: service.id,
             address,
             port,
+            hash: endpoint_hash(address, port),
             vip: service.vip,
             vip_ports: service.ports,
             protocol: service.protocol,

@@ -24,19 +24,23 @@ pub(crate) fn classify_exceptions<F: FrameBuf>(
     for at in exceptions.iter() {
         let frame = &mut frames[at];
         // SYN, FIN and RST are no plain packets of the fast path, but are parsed as plain ones.
-        let (packet, verdict) = if frame.rest_len() == 0
-            && let Some(packet) = parse_plain(frame.bytes())
-            && let Some(tuple) = tuple_of(&packet)
-        {
-            let hash = context.shared.sessions.hash(&tuple);
-            (Some(packet), Verdict::Lookup(hash))
+        let into = &mut batch.packets[at];
+        *into = if frame.rest_len() == 0 {
+            parse_plain(frame.bytes())
         } else {
-            classify_other(context, fragments, at, snapshot, frame, now)
+            None
         };
-        if let Verdict::Lookup(hash) = verdict {
+        let tuple = into.as_ref().and_then(tuple_of);
+        batch.verdicts[at] = if let Some(tuple) = tuple {
+            Verdict::Lookup(context.shared.sessions.hash(&tuple))
+        } else {
+            let (packet, verdict) = classify_other(context, fragments, at, snapshot, frame, now);
+            *into = packet;
+            verdict
+        };
+        if let Verdict::Lookup(hash) = batch.verdicts[at] {
             batch.slots[at] = Slot::of(context.shared.sessions.reader().place(hash));
         }
-        batch.set(at, packet, verdict);
     }
 }
 

@@ -11,9 +11,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Protocol;
-use waxwing_packet::plain::{self, Headers, Kind, PackedTags};
+use waxwing_packet::plain::{self, Headers, Kind, PackedTags, Plain};
 
-use super::{Batch, PacketSet, Slot, WorkerContext};
+use super::{Batch, PacketSet, Slot, Verdict, WorkerContext};
 use crate::counters::BackendCounters;
 use crate::egress::is_resolved;
 use crate::model::{BackendPath, Egress, Side, TimeoutTicks};
@@ -375,12 +375,7 @@ fn count<const REPLY: bool>(counters: &BackendCounters, len: usize) {
 
 /// Adds the packets' lengths to their sessions' bytes, where a backend's policy wants them.
 #[inline(never)]
-fn count_bytes(
-    context: &WorkerContext,
-    snapshot: &Snapshot,
-    batch: &Batch,
-    packets: Range<usize>,
-) {
+fn count_bytes(context: &WorkerContext, snapshot: &Snapshot, batch: &Batch, packets: Range<usize>) {
     let sessions = &context.shared.sessions;
     let reader = sessions.reader();
     for at in packets {
@@ -406,6 +401,40 @@ fn touch(path: &BackendPath, line: &Line, last_seen: LastSeen, now: Tick) -> boo
         line.touch(now);
     }
     true
+}
+
+/// Rewrites packets that have just opened their sessions, as far as they are plain but for their flags: these
+/// are in the sessions' state already. The others keep their verdicts.
+pub(super) fn forward_openers<F: FrameBuf>(
+    context: &WorkerContext,
+    snapshot: &Snapshot,
+    batch: &mut Batch,
+    openers: PacketSet,
+    frames: &mut [F],
+    now: Now,
+) {
+    let Some(path) = FastPath::new(context, snapshot, now) else {
+        return;
+    };
+    for at in openers.iter() {
+        let frame = &mut frames[at];
+        if let (Verdict::Session(session, ..), Some(packet)) =
+            (&batch.verdicts[at], &batch.packets[at])
+            && frame.rest_len() == 0
+            && let Some(plain) = Plain::of(packet)
+        {
+            let slot = &mut batch.slots[at];
+            slot.set(plain, slot.place());
+            slot.lane = session.lane(Direction::Forward);
+            if let Some((egress, len)) = path.forward::<F, true>(frame, slot) {
+                (batch.ports[at], batch.lens[at]) = (egress, len);
+                batch.verdicts[at] = Verdict::Forward(egress);
+                if context.closed.are_wanted() {
+                    count_bytes(context, snapshot, batch, at..at + 1);
+                }
+            }
+        }
+    }
 }
 
 /// Pass 4, if all packets of a batch are rewritten: sends them.

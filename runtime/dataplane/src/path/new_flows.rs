@@ -8,12 +8,12 @@ use waxwing_packet::{IpPacket, Protocol, TcpFlags, Transport};
 use super::flow::{find, tcp_flags, tuple_of};
 use super::service_share::ServiceShare;
 use super::session_open::{FirstPacket, open_session};
-use super::{Arrived, Batch, Verdict, WorkerContext};
+use super::{Arrived, Batch, PacketSet, Verdict, WorkerContext, fast_path};
 use crate::counters::WorkerCounters;
 use crate::fallback::rendezvous;
 use crate::model::{Backend, MidStream, NoBackend, Service};
 use crate::policy::{PAYLOAD_MAX, PickContext};
-use crate::session::{FlowHash, Key, Tuple};
+use crate::session::{Direction, FlowHash, Key, Tuple};
 use crate::{
     BATCH, DropReason, Epoch, FrameBuf, NewFlow, NextHop, Now, Pick, ServiceId, Snapshot,
     SourceLimit, SourceRates,
@@ -24,13 +24,18 @@ use crate::{
 struct Opener {
     /// Index into the batch.
     frame: usize,
-    packet: IpPacket,
     hash: FlowHash,
 }
 
 impl Opener {
-    fn is_same_flow(&self, packet: &IpPacket, hash: FlowHash) -> bool {
-        self.hash == hash && tuple_of(&self.packet) == tuple_of(packet)
+    fn is_same_flow(
+        &self,
+        packets: &[Option<IpPacket>],
+        packet: &IpPacket,
+        hash: FlowHash,
+    ) -> bool {
+        let tuple = || packets[self.frame].as_ref().and_then(tuple_of);
+        self.hash == hash && tuple() == tuple_of(packet)
     }
 }
 
@@ -116,14 +121,18 @@ impl NewFlows {
         }
 
         let mut share = ServiceShare::new(service, &context.shared.gauges);
+        let mut opened_new = PacketSet::default();
         for ((opener, flow), pick) in self.openers.iter().zip(&self.flows).zip(&self.picks) {
             let frame = &mut frames[opener.frame];
+            let Some(packet) = &batch.packets[opener.frame] else {
+                continue;
+            };
             let first = FirstPacket {
-                packet: &opener.packet,
+                packet,
                 hash: opener.hash,
                 hop: NextHop {
                     port: frame.port(),
-                    mac: opener.packet.ethernet.source,
+                    mac: packet.ethernet.source,
                 },
             };
             let opened =
@@ -132,14 +141,19 @@ impl NewFlows {
                     open_session(snapshot, (service, backend), &first, context, now)
                 });
             batch.verdicts[opener.frame] = match opened {
-                Ok(verdict) => verdict,
+                Ok(opened) => {
+                    if opened.is_new {
+                        opened_new.insert(opener.frame);
+                    }
+                    Verdict::Session(opened.at, opened.session, Direction::Forward)
+                }
                 Err(DropReason::NoBackend) if service.no_backend == NoBackend::Reject => {
-                    let packet = &opener.packet;
                     reject(context, &Arrived { frame, packet }, now)
                 }
                 Err(reason) => drop_of(id, reason, &context.counters),
             };
         }
+        fast_path::forward_openers(context, snapshot, batch, opened_new, frames, now);
         decide_further_packets(snapshot, context, &self.openers, batch, frames, now);
     }
 
@@ -156,17 +170,23 @@ impl NewFlows {
         self.openers.clear();
         self.seen = HashFilter::default();
         for (at, verdict) in batch.verdicts.iter_mut().enumerate() {
-            let (Verdict::NewFlow(hash, id), Some(packet)) = (*verdict, batch.packets[at]) else {
+            let Verdict::NewFlow(hash, id) = *verdict else {
                 continue;
             };
-            let Some(tuple) = tuple_of(&packet).filter(|_| id == service.id) else {
+            let packets = &*batch.packets;
+            let Some(packet) = &packets[at] else {
+                continue;
+            };
+            let Some(tuple) = tuple_of(packet).filter(|_| id == service.id) else {
                 continue;
             };
             let mut earlier = self.openers.iter();
-            if self.seen.insert(hash) && earlier.any(|first| first.is_same_flow(&packet, hash)) {
+            if self.seen.insert(hash)
+                && earlier.any(|first| first.is_same_flow(packets, packet, hash))
+            {
                 continue;
             }
-            let flags = tcp_flags(&packet);
+            let flags = tcp_flags(packet);
             let mid_stream = tuple.protocol == Protocol::Tcp
                 && (!flags.has(TcpFlags::SYN) || flags.has(TcpFlags::ACK));
             if mid_stream && (flags.has(TcpFlags::RST) || service.mid_stream == MidStream::Drop) {
@@ -178,12 +198,8 @@ impl NewFlows {
                 continue;
             }
             let bytes = frames[at].bytes();
-            let payload = &bytes[payload_range(&packet, bytes.len())];
-            self.openers.push(Opener {
-                frame: at,
-                packet,
-                hash,
-            });
+            let payload = &bytes[payload_range(packet, bytes.len())];
+            self.openers.push(Opener { frame: at, hash });
             let prefix = &payload[..payload.len().min(payload_len.min(PAYLOAD_MAX))];
             self.flows.push(new_flow(
                 &tuple,
@@ -288,7 +304,7 @@ fn decide_further_packets<F: FrameBuf>(
         };
         let first = openers
             .iter()
-            .find(|first| first.is_same_flow(packet, hash));
+            .find(|first| first.is_same_flow(&batch.packets, packet, hash));
         let Some(first) = first.map(|first| batch.verdicts[first.frame]) else {
             continue;
         };

@@ -27,6 +27,14 @@ pub(crate) struct FirstPacket<'a> {
     pub(crate) hop: NextHop,
 }
 
+/// A new flow's session.
+pub(crate) struct Opened {
+    pub(crate) at: SessionRef,
+    pub(crate) session: Session,
+    /// Whether it was opened by this packet: not so if another worker was faster with the same flow.
+    pub(crate) is_new: bool,
+}
+
 /// Opens a session towards a backend. Its source endpoint is translated if source NAT applies or if the tuple
 /// towards the backend is taken. If the table is full, another session is evicted.
 pub(crate) fn open_session(
@@ -35,7 +43,7 @@ pub(crate) fn open_session(
     first: &FirstPacket<'_>,
     context: &mut WorkerContext,
     now: Now,
-) -> Result<Verdict, DropReason> {
+) -> Result<Opened, DropReason> {
     let tuple = tuple_of(first.packet).ok_or(DropReason::Unsupported)?;
     let pool = snapshot.sources().pool(service, backend, tuple.source)?;
     let session = Session {
@@ -98,8 +106,8 @@ pub(super) fn open_by_reply(
         now,
     };
     let (at, found) = match opening.attempt(SourceId::CLIENT, session.source_port)? {
-        Attempt::Opened(Verdict::Session(at, found, _)) | Attempt::Taken(at, found) => (at, found),
-        Attempt::Opened(other) => return Ok(other),
+        Attempt::Opened(Opened { at, session, .. }) => (at, session),
+        Attempt::Taken(at, found) => (at, found),
     };
     // An earlier packet of the batch may have opened it.
     let is_its = snapshot
@@ -128,7 +136,7 @@ struct Opening<'a> {
 
 /// The result of trying one source endpoint.
 enum Attempt {
-    Opened(Verdict),
+    Opened(Opened),
     /// Another session has it.
     Taken(SessionRef, Session),
 }
@@ -136,7 +144,7 @@ enum Attempt {
 impl Opening<'_> {
     /// Keeps the client's address; its port too, unless another service's session or a direct flow has it. If
     /// direct flows have all candidates, one of theirs is taken: forged ones must not keep clients out.
-    fn with_client_address(&mut self) -> Result<Verdict, DropReason> {
+    fn with_client_address(&mut self) -> Result<Opened, DropReason> {
         let own = self.tuple.source_port;
         for spares_direct in [true, false] {
             for n in 0..=CLASH_TRIES {
@@ -147,8 +155,8 @@ impl Opening<'_> {
                 if spares_direct && self.is_direct(port) {
                     continue;
                 }
-                if let Attempt::Opened(verdict) = self.attempt(SourceId::CLIENT, port)? {
-                    return Ok(verdict);
+                if let Attempt::Opened(opened) = self.attempt(SourceId::CLIENT, port)? {
+                    return Ok(opened);
                 }
             }
         }
@@ -174,7 +182,7 @@ impl Opening<'_> {
     }
 
     /// Takes a source endpoint from the pool, evicting a session for it if all candidates are taken.
-    fn with_pool_address(&mut self, pool: &Pool) -> Result<Verdict, DropReason> {
+    fn with_pool_address(&mut self, pool: &Pool) -> Result<Opened, DropReason> {
         let client = draw_of_client(&self.context.shared.sessions, self.tuple.source);
         // Each retry of a client draws other ports.
         let turn = u64::from(self.now.tick().0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -187,7 +195,7 @@ impl Opening<'_> {
         let mut best: Option<((u8, u32), SessionRef, Session)> = None;
         for (source, port) in pool.candidates(client, draw, self.tuple.source_port) {
             match self.attempt(source, port)? {
-                Attempt::Opened(verdict) => return Ok(verdict),
+                Attempt::Opened(opened) => return Ok(opened),
                 Attempt::Taken(at, other) => {
                     let now = self.now.tick();
                     if let Some(rank) = eviction_rank(self.snapshot, &other, now)
@@ -203,7 +211,7 @@ impl Opening<'_> {
     }
 
     /// Evicts a session and takes its source endpoint.
-    fn replace(&mut self, at: SessionRef, other: &Session) -> Result<Verdict, DropReason> {
+    fn replace(&mut self, at: SessionRef, other: &Session) -> Result<Opened, DropReason> {
         let WorkerContext {
             shared,
             slots,
@@ -221,7 +229,7 @@ impl Opening<'_> {
         );
         counters.evicted.add(1);
         match self.attempt(other.source, other.source_port)? {
-            Attempt::Opened(verdict) => Ok(verdict),
+            Attempt::Opened(opened) => Ok(opened),
             // Another worker was faster.
             Attempt::Taken(..) => Err(DropReason::SourcePorts),
         }
@@ -233,11 +241,20 @@ impl Opening<'_> {
         self.session.source_port = port;
         loop {
             match self.insert()? {
-                Insert::Created(at) => return Ok(Attempt::Opened(self.begin(at))),
-                // Another worker was faster with the same flow.
-                Insert::Exists(at, found) => {
-                    let verdict = Verdict::Session(at, found, Direction::Forward);
-                    return Ok(Attempt::Opened(verdict));
+                Insert::Created(at) => {
+                    self.begin(at);
+                    return Ok(Attempt::Opened(Opened {
+                        at,
+                        session: self.session,
+                        is_new: true,
+                    }));
+                }
+                Insert::Exists(at, session) => {
+                    return Ok(Attempt::Opened(Opened {
+                        at,
+                        session,
+                        is_new: false,
+                    }));
                 }
                 Insert::Clash(at, other) => return Ok(Attempt::Taken(at, other)),
                 Insert::Full if !self.has_evicted => {
@@ -280,14 +297,14 @@ impl Opening<'_> {
     }
 
     /// Counts the new session.
-    fn begin(&self, at: SessionRef) -> Verdict {
+    fn begin(&self, at: SessionRef) {
         let WorkerContext {
             shared,
             closed,
             counters,
             ..
         } = &*self.context;
-        let session = self.session;
+        let session = &self.session;
         let phase = session.tcp.phase();
         shared
             .gauges
@@ -298,9 +315,8 @@ impl Opening<'_> {
             shared.sessions.begin_connect(at, self.now);
         } else if session.tcp.has_ended() {
             // A SYN with RST.
-            closed.record_end(self.backend, at, &session, session.tcp, self.now.tick());
+            closed.record_end(self.backend, at, session, session.tcp, self.now.tick());
         }
-        Verdict::Session(at, session, Direction::Forward)
     }
 }
 

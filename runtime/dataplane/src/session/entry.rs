@@ -2,7 +2,7 @@
 
 use waxwing_packet::{Address, Protocol, VlanTags};
 
-use super::{Phase, TcpState};
+use super::{Direction, Lane, Phase, TcpState};
 use crate::egress::NextHop;
 use crate::model::TimeoutTicks;
 use crate::{BackendId, SourceId, Tick};
@@ -105,4 +105,12 @@ pub struct Candidate(pub(super) u32);
 pub struct SessionRef {
     pub(super) slot: u32,
     pub(super) version: u32,
+}
+
+impl SessionRef {
+    /// The index's entry for a flow of the session.
+    #[inline]
+    pub(crate) const fn lane(self, direction: Direction) -> Lane {
+        Lane::new(self.slot, direction)
+    }
 }

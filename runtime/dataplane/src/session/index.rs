@@ -45,7 +45,7 @@ impl Lane {
     const REPLY: u32 = 1 << 31;
 
     /// `slot` is below [`super::SESSIONS_MAX`].
-    const fn new(slot: u32, direction: Direction) -> Self {
+    pub(super) const fn new(slot: u32, direction: Direction) -> Self {
         match direction {
             Direction::Forward => Self(slot + 1),
             Direction::Reply => Self((slot + 1) | Self::REPLY),

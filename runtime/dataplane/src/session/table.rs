@@ -15,7 +15,7 @@ use super::line::Line;
 use super::memory::allocate;
 use super::pool::{Pool, SlotCache};
 use super::reader::Reader;
-use super::sync::{Arc, AtomicU32, AtomicUsize, Ordering, Stripes};
+use super::sync::{Arc, AtomicUsize, Ordering, Stripes};
 use super::words::{high, low};
 use super::{
     Candidate, Direction, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple,
@@ -73,7 +73,6 @@ pub struct SessionTable {
 #[repr(align(64))]
 #[derive(Default)]
 pub(super) struct Cursors {
-    live: AtomicU32,
     /// Where the next [`SessionTable::sweep`] and [`SessionTable::evict`] start.
     pub(super) sweep: AtomicUsize,
     pub(super) evict: AtomicUsize,
@@ -204,8 +203,6 @@ impl SessionTable {
             pool.give(slot);
             return Insert::Full;
         };
-        // Counted before it can be removed, so the count never falls below zero.
-        self.cursors.live.fetch_add(1, Ordering::Relaxed);
         self.bytes[slot as usize].store(0, Ordering::Relaxed);
         let version = self.lines[slot as usize].publish(session, positions);
         Insert::Created(SessionRef { slot, version })
@@ -232,7 +229,6 @@ impl SessionTable {
         for position in positions {
             self.index.unlink(position);
         }
-        self.cursors.live.fetch_sub(1, Ordering::Relaxed);
         let bytes = self.bytes[at.slot as usize].load(Ordering::Relaxed);
         pool.give(at.slot);
         Some(Removed { session, bytes })
@@ -364,10 +360,10 @@ impl SessionTable {
         (now == at).then_some(stored)
     }
 
-    /// The number of sessions.
+    /// The number of sessions; those that begin and end meanwhile may be counted or not. Takes a lock.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.cursors.live.load(Ordering::Relaxed) as usize
+        self.pool.in_use()
     }
 
     #[must_use]
@@ -400,7 +396,8 @@ impl SessionTable {
     }
 
     /// Returns how many slots, counted from the first, ever held a session, or may soon.
-    pub(super) fn slots_taken(&self) -> usize {
+    #[must_use]
+    pub fn slots_taken(&self) -> usize {
         self.pool.taken()
     }
 

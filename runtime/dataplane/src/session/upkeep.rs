@@ -24,12 +24,12 @@ impl SessionTable {
     /// All sessions, each consistent in itself; sessions begin and end while this runs. May be called from
     /// any thread and disturbs workers no more than a lookup.
     pub fn iter(&self) -> impl Iterator<Item = (SessionRef, Session)> + '_ {
-        (0..self.lines.len()).filter_map(|at| self.at(at))
+        (0..self.slots_taken()).filter_map(|at| self.at(at))
     }
 
     /// Every `step`-th slot's session.
     pub fn sample(&self, step: usize) -> impl Iterator<Item = Session> + '_ {
-        let slots = (0..self.lines.len()).step_by(step.max(1));
+        let slots = (0..self.slots_taken()).step_by(step.max(1));
         slots.filter_map(|at| Some(self.at(at)?.1))
     }
 
@@ -112,7 +112,7 @@ impl SessionTable {
         cursor: &AtomicUsize,
         slots: usize,
     ) -> impl Iterator<Item = (SessionRef, Session)> + use<'a> {
-        let start = cursor.fetch_add(slots.min(self.lines.len()), Ordering::Relaxed);
+        let start = cursor.fetch_add(slots.min(self.slots_taken()), Ordering::Relaxed);
         self.live(start, slots)
             .map(|(_, at, session)| (at, session))
     }
@@ -123,10 +123,11 @@ impl SessionTable {
         start: usize,
         slots: usize,
     ) -> impl Iterator<Item = (usize, SessionRef, Session)> + use<'_> {
-        let start = start % self.lines.len();
-        let slots = slots.min(self.lines.len());
-        (start..start + slots).filter_map(|slot| {
-            let (at, session) = self.at(slot % self.lines.len())?;
+        let used = self.slots_taken();
+        let start = start % used.max(1);
+        let slots = slots.min(used);
+        (start..start + slots).filter_map(move |slot| {
+            let (at, session) = self.at(slot % used)?;
             Some((slot, at, session))
         })
     }

@@ -35,6 +35,8 @@ struct Pair {
     random: Random,
     /// The tags of most requests.
     tags: VlanTags,
+    /// The tags of most replies: those of the backends' VLAN, if they are in one.
+    back_tags: VlanTags,
     /// Whether backends see a source address of the balancer's.
     has_source_nat: bool,
 }
@@ -52,6 +54,7 @@ impl Pair {
         } else {
             Settings::tcp(plan)
         };
+        let back_tags = random.one(&[TAGS[0], TAGS[0], TAGS[1], TAGS[2]]);
         let settings = Settings {
             wants_closed: random.chance(500),
             mtu: random.one(&[1500, 1500, 1500, 60]),
@@ -69,7 +72,11 @@ impl Pair {
             sessions_max: random.one(&[32, 256]) as u32,
             vlans: vec![Port {
                 wire: BACK,
-                tags: TAGS[1],
+                tags: if back_tags.is_empty() {
+                    TAGS[1]
+                } else {
+                    back_tags
+                },
                 announces: false,
                 ..Port::attached(BACK_VLAN, "vlan".into(), PORT_MACS[1], 1500)
             }],
@@ -77,14 +84,23 @@ impl Pair {
             ..base
         };
         let worlds = [false, true].map(|without_fast_path| {
-            World::new(Settings {
+            let world = World::new(Settings {
                 without_fast_path,
                 ..settings.clone()
-            })
+            });
+            for id in (0..3).filter(|_| !back_tags.is_empty()) {
+                let hop = NextHop {
+                    port: BACK_VLAN,
+                    mac: backend_mac(id),
+                };
+                world.shared.next_hops.set(BackendId(id), Some(hop));
+            }
+            world
         });
         Self {
             worlds,
             tags: random.one(&[TAGS[0], TAGS[0], TAGS[1], TAGS[2]]),
+            back_tags,
             random,
             has_source_nat,
         }
@@ -116,7 +132,7 @@ impl Pair {
         let usual = if is_request {
             self.tags
         } else {
-            VlanTags::NONE
+            self.back_tags
         };
         let tags = match random.below(100) {
             0..5 => random.one(&TAGS),
