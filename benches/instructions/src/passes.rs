@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 pub(crate) const CASE: &str = "hit_v4_tcp_request";
 
 /// Parts of function names and their passes; the first match counts.
-const PASSES: [(&str, &str); 7] = [
+const PASSES: [(&str, &str); 6] = [
     ("memory::Memory", PORTS),
     ("::classify", "read the headers, hash, prefetch the index"),
-    ("::find_lanes", "read the index, prefetch the session"),
     ("FastPath", SESSION),
     ("::look_up", SESSION),
     ("::send_all", "send"),

@@ -13,7 +13,7 @@ use waxwing_dataplane::session::{
     TcpState,
 };
 use waxwing_dataplane::{BackendId, NextHop, PortId, SourceId, Tick};
-use waxwing_packet::plain::wire_words;
+use waxwing_packet::plain::{PackedTags, wire_words};
 use waxwing_packet::{Address, Mac, Protocol, TcpFlags, VlanTag, VlanTags};
 
 /// Runs a model with at most `preemptions` forced switches per execution.
@@ -368,6 +368,27 @@ fn return_hops_are_read_whole() {
         table.set_hop(at, hop(3), tags(3));
         reader.join().expect("no panic");
         assert_eq!(table.get(at).expect("it stays").hop, hop(3));
+    });
+}
+
+/// So it is by the fast path's reader, with its VLAN tags; or not at all.
+#[test]
+fn return_hops_are_glimpsed_whole() {
+    model(3, || {
+        let (table, _cache, _) = one_session();
+        let reader = beside(&table, move |table| {
+            let reader = table.reader();
+            let lane = reader.first(reader.place(FORWARD));
+            if let Some((glimpse, found)) = reader.glimpse_with_tags(lane) {
+                let [kind, n, ..] = glimpse.hop().to_be_bytes();
+                let expected = PackedTags::from(&tags(n));
+                assert_eq!((kind, found), (expected.kind, expected));
+            }
+        });
+        let (at, _) = table.find(FORWARD, is(&session(1))).expect("it stays");
+        table.set_hop(at, hop(2), tags(2));
+        table.set_hop(at, hop(3), tags(3));
+        reader.join().expect("no panic");
     });
 }
 

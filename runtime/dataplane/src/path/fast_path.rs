@@ -1,5 +1,5 @@
-//! The fast path: a plain packet of an established session in which it changes nothing, on to a next hop that
-//! is known. Three passes over a batch, each a loop without calls: [`classify`], [`find_lanes`],
+//! The fast path: a plain packet of an established session in which it changes nothing, or that has just opened
+//! it ([`forward_openers`]), on to a next hop that is known. With up to two VLAN tags. Three passes over a batch, each a loop without calls: [`classify`], [`find_lanes`],
 //! [`FastPath::run`]; then [`send`]. Every other packet takes the general path (`general_path.rs`), which
 //! decides it anew.
 //!

@@ -7,8 +7,9 @@
 //!    (`classify.rs`).
 //! 2. `look_up`: find each packet's session; rewrite the packets of established ones (`fast_path.rs`). Those
 //!    that change their session, or leave in an uncommon way, take the general path (`general_path.rs`).
-//! 3. `open_sessions`: one policy call per service with new flows (`new_flows.rs`).
-//! 4. `send_all`: rewrite the packets that opened sessions, and send.
+//! 3. `open_sessions`: one policy call per service with new flows (`new_flows.rs`); rewrite the packets that
+//!    opened sessions.
+//! 4. `send_all`: rewrite those that are left, and send.
 //!
 //! A batch of which every packet is rewritten in pass 2 is sent at once.
 //!

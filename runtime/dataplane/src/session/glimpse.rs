@@ -84,7 +84,8 @@ impl Glimpse {
 
     /// The return hop: port and MAC in the lower 56 bits, above them the kind of its VLAN tags.
     #[inline(always)]
-    pub(crate) const fn hop(&self) -> u64 {
+    #[must_use]
+    pub const fn hop(&self) -> u64 {
         hop_without_sequence(self.hop)
     }
 }
