@@ -119,8 +119,8 @@ const TAGS_LEN_MAX: usize = 2 * ethernet::TAG_LEN;
 /// The bits of a fragment, in the order of the wire.
 const FRAGMENT: u16 = (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK).to_be();
 
-/// Reads the headers of a plain packet that opens, closes or resets no connection and has no VLAN tags. `None`
-/// for any other frame, well-formed or not.
+/// Reads the headers of a plain packet that opens, closes or resets no connection and has no VLAN tags.
+/// `None` for any other frame, well-formed or not.
 #[inline(always)]
 #[must_use]
 pub fn read<H: FlowHasher>(frame: &[u8], hasher: &H) -> Option<(Plain, H::Hash)> {
