@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_packet::Protocol;
-use waxwing_packet::plain::{self, Headers, Kind, PackedTags, Plain};
+use waxwing_packet::plain::{self, Headers, Kind, MacWords, PackedTags, Plain, PlainTranslation};
 
 use super::{Batch, PacketSet, Slot, Verdict, WorkerContext};
 use crate::counters::BackendCounters;
@@ -258,16 +258,8 @@ impl<'a> FastPath<'a> {
             } else {
                 (egress.tags.len(), egress.tag_words)
             };
-            // The headers stay where they are: only the frame's start moves.
-            if !frame.move_start(tags.len() as isize - len as isize) {
-                return None;
-            }
-            let bytes = frame.bytes_mut();
-            frame_len = bytes.len();
-            let mut headers = Headers::<V6, UDP>::of(bytes, len)?;
-            headers.write_tags(words);
-            headers.rewrite::<REPLY>(&side.translation);
-            plain::write_macs(bytes, macs);
+            let (lens, to) = ([tags.len(), len], &side.translation);
+            frame_len = rewrite_tagged::<F, V6, UDP, REPLY>(frame, lens, (macs, words), to)?;
         } else {
             headers.rewrite::<REPLY>(&side.translation);
             plain::write_macs(bytes, macs);
@@ -326,6 +318,27 @@ impl LastHop {
         let word = (self.tags.kind as u64) << 56 | (port as u64) << 48 | self.mac;
         (session.hop() ^ word) | (self.tags.tci ^ hop_tags.tci) as u64
     }
+}
+
+/// Rewrites a packet with VLAN tags of `old_len` bytes that leaves with others; returns the frame's length.
+/// `None`, with the frame unchanged, if it has no room for them.
+#[inline(always)]
+fn rewrite_tagged<F: FrameBuf, const V6: bool, const UDP: bool, const REPLY: bool>(
+    frame: &mut F,
+    [old_len, len]: [usize; 2],
+    (macs, tags): (MacWords, [u8; 8]),
+    to: &PlainTranslation,
+) -> Option<usize> {
+    // The headers stay where they are: only the frame's start moves.
+    if !frame.move_start(old_len as isize - len as isize) {
+        return None;
+    }
+    let bytes = frame.bytes_mut();
+    let mut headers = Headers::<V6, UDP>::of(bytes, len)?;
+    headers.write_tags(tags);
+    headers.rewrite::<REPLY>(to);
+    plain::write_macs(bytes, macs);
+    Some(bytes.len())
 }
 
 const fn kind(v6: bool, udp: bool) -> Kind {
