@@ -106,11 +106,12 @@ async fn roll_back(State(app): State<App>, Json(body): Json<RollBack>) -> Respon
 }
 
 async fn reload(State(app): State<App>) -> Response {
-    ask(&app, Request::Reload, changes).await
+    ask(&app, Request::Reload, |done| changes(&done)).await
 }
 
 async fn validate(State(app): State<App>, text: String) -> Response {
-    ask(&app, |answer| Request::Validate(text, answer), changes).await
+    let text = |answer| Request::Validate(text, answer);
+    ask(&app, text, |done| changes(&done)).await
 }
 
 async fn apply(State(app): State<App>, headers: HeaderMap, text: String) -> Response {
@@ -130,7 +131,7 @@ async fn apply(State(app): State<App>, headers: HeaderMap, text: String) -> Resp
             (StatusCode::PRECONDITION_FAILED, why.to_string()).into_response()
         }
         Some(Err(why)) => (StatusCode::CONFLICT, why.to_string()).into_response(),
-        Some(Ok(done)) => changes(done).into_response(),
+        Some(Ok(done)) => changes(&done).into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "waxwing is shutting down").into_response(),
     }
 }
@@ -140,7 +141,7 @@ fn nothing((): ()) -> String {
 }
 
 /// Returns a config's warnings, and what changed.
-fn changes(done: ReloadStatus) -> String {
+fn changes(done: &ReloadStatus) -> String {
     let texts = done.warnings.iter().chain([&done.changes]);
     texts.map(|text| format!("{text}\n")).collect()
 }

@@ -14,6 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use waxwing_dataplane::DropReason;
 
 use crate::admin::events::{Event, Severity};
@@ -138,11 +139,23 @@ struct ListQuery {
     state: Option<HealthState>,
     limit: Option<usize>,
     offset: Option<usize>,
+    /// A field by which the items are sorted, the largest first: `active`, or `forward.bytes`.
+    sort: Option<String>,
 }
 
 impl ListQuery {
     /// Answers with the page of a list that is asked for.
     fn page<T: Serialize>(&self, items: impl IntoIterator<Item = T>) -> Response {
+        match &self.sort {
+            None => self.page_of(items),
+            Some(field) => match sorted(items, field) {
+                Ok(items) => self.page_of(items),
+                Err(why) => (StatusCode::BAD_REQUEST, why).into_response(),
+            },
+        }
+    }
+
+    fn page_of<T: Serialize>(&self, items: impl IntoIterator<Item = T>) -> Response {
         let (offset, limit) = (self.offset.unwrap_or(0), self.limit.unwrap_or(LIMIT));
         let mut total = 0;
         let mut page = Vec::new();
@@ -160,6 +173,34 @@ impl ListQuery {
         })
         .into_response()
     }
+}
+
+/// Returns items by a field of theirs, the largest first; those with equal ones stay in their order.
+fn sorted<T: Serialize>(
+    items: impl IntoIterator<Item = T>,
+    field: &str,
+) -> Result<Vec<Value>, String> {
+    let items = items.into_iter().map(serde_json::to_value);
+    let mut items: Vec<Value> = items.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let pointer = format!("/{}", field.replace('.', "/"));
+    let is_known = items
+        .first()
+        .is_none_or(|item| item.pointer(&pointer).is_some());
+    if !is_known {
+        return Err(format!(
+            "the items have no field \"{field}\"; `--json` shows those they have"
+        ));
+    }
+    let number = |item: &Value| item.pointer(&pointer).and_then(Value::as_f64);
+    let text = |item: &Value| item.pointer(&pointer).map(ToString::to_string);
+    items.sort_by(|a, b| match (number(a), number(b)) {
+        (Some(a), Some(b)) => b.total_cmp(&a),
+        (a, b) => b.is_some().cmp(&a.is_some()),
+    });
+    if items.iter().all(|item| number(item).is_none()) {
+        items.sort_by_key(text);
+    }
+    Ok(items)
 }
 
 #[derive(Deserialize)]

@@ -10,6 +10,7 @@
 //! 4. start the workers;
 //! 5. [`Control::run`] until a signal ends it; then stop the workers and detach.
 
+mod doors;
 mod ports;
 mod signals;
 mod triggers;
@@ -19,14 +20,12 @@ pub use signals::Signals;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
 use waxwing_dataplane::path::SharedState;
@@ -35,14 +34,13 @@ use waxwing_dataplane::{Epoch, Now, Snapshot};
 use waxwing_plugin::{BuildsInUse, HostEvent, ModuleError};
 
 use crate::admin::flood::FloodWatch;
-use crate::admin::listener::Listener;
 use crate::admin::log::LogState;
 use crate::admin::metrics_listener::MetricsListener;
 use crate::admin::ports::AttachedPorts;
 use crate::admin::rates;
 use crate::admin::report::Reporter;
-use crate::admin::server::{self, Request};
-use crate::admin::socket::{Access, AdminError, AdminSocket};
+use crate::admin::server::Request;
+use crate::admin::socket::AdminError;
 use crate::config::Config;
 use crate::health::{BoundChecks, HealthMonitor};
 use crate::publish::catalog::{Catalog, CatalogError};
@@ -54,8 +52,9 @@ use crate::publish::modules::{self, BindOptions};
 use crate::publish::preflight::Checked;
 use crate::publish::reloads::OnReload;
 use crate::publish::view::{CurrentView, ReloadCounts, View};
-use crate::restart::upgrade::{self, Changes};
+use crate::restart::upgrade::Changes;
 use crate::restart::{KeptState, Stopped};
+use doors::Doors;
 use ports::Network;
 use triggers::Triggers;
 
@@ -133,13 +132,7 @@ pub struct Control {
     controller: Controller,
     reporter: Arc<Reporter>,
     events: mpsc::UnboundedReceiver<HostEvent>,
-    socket: AdminSocket,
-    /// The socket that changes nothing.
-    read_socket: Option<AdminSocket>,
-    /// The TCP port of the API.
-    listener: Option<Listener>,
-    /// The path of the socket for upgrades.
-    upgrades: PathBuf,
+    doors: Doors,
     kept: Option<KeptState>,
     metrics: Option<MetricsListener>,
     is_steered: bool,
@@ -152,22 +145,7 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let admin = &setup.checked.config.admin;
-        let path = &admin.socket.value;
-        let upgrades = upgrade::socket_beside(path);
-        let socket = bind(&setup, path, Access::of(admin.group.as_ref())?).await?;
-        let read_socket = match &admin.read_socket {
-            None => None,
-            Some(path) => {
-                let access = match admin.read_group {
-                    None => Access::All,
-                    Some(ref group) => Access::of(Some(group))?,
-                };
-                Some(bind(&setup, &path.value, access).await?)
-            }
-        };
-        let listener = admin.listen.as_ref().map(Listener::new).transpose();
-        let listener = listener.map_err(AdminError::from)?;
+        let doors = Doors::open(&setup).await?;
         let config = Arc::new(setup.checked.config);
         let shared = setup.shared;
         let network = Network::start(&config, &shared).await?;
@@ -228,10 +206,7 @@ impl Control {
             reporter: Arc::new(reporter(&controller, setup.log, setup.started)),
             controller,
             events: setup.checked.modules.events,
-            socket,
-            read_socket,
-            listener,
-            upgrades,
+            doors,
             kept: setup.kept,
             metrics: setup.metrics,
             is_steered: false,
@@ -287,10 +262,7 @@ impl Control {
             mut controller,
             reporter,
             events,
-            mut socket,
-            read_socket,
-            listener,
-            upgrades,
+            doors,
             kept,
             metrics,
             ..
@@ -302,19 +274,8 @@ impl Control {
         }
         controller.record_reach();
         controller.health_changed().await;
-        socket.publish()?;
         let succeeded = Arc::new(AtomicBool::new(false));
-        socket.leave_if(&succeeded);
-        let upgrades = serve_upgrades(&upgrades, request.clone(), &succeeded);
-        let read_socket = read_socket.map(|mut socket| {
-            socket.publish()?;
-            socket.leave_if(&succeeded);
-            Ok::<_, AdminError>(tokio::spawn(socket.serve(server::read_router(&reporter))))
-        });
-        let read_socket = read_socket.transpose()?;
-        let router = server::router(&reporter, request);
-        let listener = listener.map(|it| tokio::spawn(it.serve(router.clone())));
-        let admin = tokio::spawn(socket.serve(router));
+        let doors = doors.serve(&reporter, request, &succeeded)?;
         let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
         let health = controller.health.watch();
@@ -341,10 +302,7 @@ impl Control {
         if successor.is_none() {
             tracing::info!("shutting down on a signal");
         }
-        for task in [Some(admin), read_socket, listener, upgrades, metrics]
-            .into_iter()
-            .flatten()
-        {
+        for task in doors.into_iter().chain(metrics) {
             task.abort();
             // When the task has ended, the socket is removed.
             let _ = task.await;
@@ -353,38 +311,6 @@ impl Control {
             controller,
             successor,
         })
-    }
-}
-
-/// Lets other processes take over. Without a socket for it none can.
-fn serve_upgrades(
-    path: &Path,
-    request: mpsc::Sender<Request>,
-    succeeded: &Arc<AtomicBool>,
-) -> Option<JoinHandle<()>> {
-    let bound = AdminSocket::bind_hidden(path, Access::Owner).and_then(|mut socket| {
-        socket.publish()?;
-        socket.leave_if(succeeded);
-        Ok(socket)
-    });
-    match bound {
-        Ok(socket) => Some(tokio::spawn(socket.serve_upgrades(request))),
-        Err(error) => {
-            tracing::warn!("`waxwing upgrade` will not work: {error}");
-            None
-        }
-    }
-}
-
-/// Returns an admin socket. That of a process that takes over is hidden until the other one has ended.
-async fn bind(
-    setup: &ControlSetup,
-    path: &Path,
-    access: Access,
-) -> Result<AdminSocket, AdminError> {
-    match setup.is_upgrade {
-        false => AdminSocket::bind(path, access).await,
-        true => AdminSocket::bind_hidden(path, access),
     }
 }
 

@@ -48,6 +48,13 @@ pub(crate) fn resources() {
     let beyond: Listing<ServiceItem> = bed.list("/v1/services", &[("offset", "9")]);
     assert_eq!((beyond.total, beyond.items.len()), (2, 0));
 
+    let by_active: Listing<ServiceItem> = bed.list("/v1/services", &[("sort", "active")]);
+    let names: Vec<&str> = by_active.items.iter().map(|it| &*it.name).collect();
+    assert_eq!(names, ["dns", "web"]);
+    let by_name: Listing<ServiceItem> = bed.list("/v1/services", &[("sort", "name")]);
+    assert_eq!(by_name.items[0].name, "dns");
+    bed.list::<ServiceItem>("/v1/services", &[("sort", "forward.bytes")]);
+
     let backends: Listing<BackendItem> = bed.list("/v1/backends", &[("service", "d*")]);
     assert_eq!((backends.total, &*backends.items[0].service), (1, "dns"));
     let up: Listing<BackendItem> = bed.list("/v1/backends", &[("state", "down")]);
@@ -70,6 +77,7 @@ pub(crate) fn resources() {
         ("/v1/services?service=wbe", 404, "did you mean"),
         ("/v1/services?colour=red", 400, "colour"),
         ("/v1/backends?state=red", 400, "red"),
+        ("/v1/backends?sort=colour", 400, "no field"),
         ("/v1/sessions?phase=red", 400, "half-open"),
         ("/v1/nothing", 404, "Not Found"),
         ("/v1/reload", 405, "Method Not Allowed"),

@@ -6,6 +6,8 @@ use waxwing_dataplane::policy::PolicyFault;
 use waxwing_dataplane::session::Tuple;
 use waxwing_dataplane::{Pick, Service, Snapshot};
 
+use waxwing_packet::VlanTags;
+
 use super::Explainer;
 use super::status::{Candidate, Explanation, PacketOutcome, Step};
 use crate::admin::status::endpoint;
@@ -61,7 +63,7 @@ pub(super) fn packet(name: &str, passage: &Passage, snapshot: &Snapshot) -> Pack
     };
     let (source, destination) = tuple.as_ref().map(ends).unzip();
     let tags = sent.map(|sent| sent.ethernet.tags);
-    let vlans = tags.iter().flat_map(|tags| tags.as_slice());
+    let vlans = tags.iter().flat_map(VlanTags::as_slice);
     PacketOutcome {
         packet: name.to_owned(),
         from: interface(passage.port).unwrap_or_default(),

@@ -1,0 +1,108 @@
+//! Where the balancer is asked: its sockets, and its TCP port if it has one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::ControlSetup;
+use crate::admin::listener::Listener;
+use crate::admin::report::Reporter;
+use crate::admin::server::{self, Request};
+use crate::admin::socket::{Access, AdminError, AdminSocket};
+use crate::restart::upgrade;
+
+/// The sockets, which are bound, and the port, which will be.
+pub(super) struct Doors {
+    socket: AdminSocket,
+    /// The socket that changes nothing.
+    read_socket: Option<AdminSocket>,
+    /// The TCP port of the API.
+    listener: Option<Listener>,
+    /// The path of the socket for upgrades.
+    upgrades: PathBuf,
+}
+
+impl Doors {
+    /// Binds the sockets and reads the token.
+    pub(super) async fn open(setup: &ControlSetup) -> Result<Self, AdminError> {
+        let admin = &setup.checked.config.admin;
+        let path = &admin.socket.value;
+        let socket = bind(setup, path, Access::of(admin.group.as_ref())?).await?;
+        let read_socket = match &admin.read_socket {
+            None => None,
+            Some(path) => {
+                let access = match &admin.read_group {
+                    None => Access::All,
+                    group => Access::of(group.as_ref())?,
+                };
+                Some(bind(setup, &path.value, access).await?)
+            }
+        };
+        let listener = admin.listen.as_ref().map(Listener::new);
+        Ok(Self {
+            socket,
+            read_socket,
+            listener: listener.transpose()?,
+            upgrades: upgrade::socket_beside(path),
+        })
+    }
+
+    /// Serves by all of them, until the tasks are aborted.
+    pub(super) fn serve(
+        self,
+        reporter: &Arc<Reporter>,
+        requests: mpsc::Sender<Request>,
+        succeeded: &Arc<AtomicBool>,
+    ) -> Result<Vec<JoinHandle<()>>, AdminError> {
+        let publish = |mut socket: AdminSocket| {
+            socket.publish()?;
+            socket.leave_if(succeeded);
+            Ok::<_, AdminError>(socket)
+        };
+        let socket = publish(self.socket)?;
+        let read_socket = self.read_socket.map(publish).transpose()?;
+        let upgrades = serve_upgrades(&self.upgrades, requests.clone(), succeeded);
+        let router = server::router(reporter, requests);
+        let mut tasks = vec![tokio::spawn(socket.serve(router.clone()))];
+        let reading = |socket: AdminSocket| socket.serve(server::read_router(reporter));
+        tasks.extend(read_socket.map(|socket| tokio::spawn(reading(socket))));
+        tasks.extend(self.listener.map(|it| tokio::spawn(it.serve(router))));
+        tasks.extend(upgrades);
+        Ok(tasks)
+    }
+}
+
+/// Lets other processes take over. Without a socket for it none can.
+fn serve_upgrades(
+    path: &Path,
+    request: mpsc::Sender<Request>,
+    succeeded: &Arc<AtomicBool>,
+) -> Option<JoinHandle<()>> {
+    let bound = AdminSocket::bind_hidden(path, Access::Owner).and_then(|mut socket| {
+        socket.publish()?;
+        socket.leave_if(succeeded);
+        Ok(socket)
+    });
+    match bound {
+        Ok(socket) => Some(tokio::spawn(socket.serve_upgrades(request))),
+        Err(error) => {
+            tracing::warn!("`waxwing upgrade` will not work: {error}");
+            None
+        }
+    }
+}
+
+/// Returns an admin socket. That of a process that takes over is hidden until the other one has ended.
+async fn bind(
+    setup: &ControlSetup,
+    path: &Path,
+    access: Access,
+) -> Result<AdminSocket, AdminError> {
+    match setup.is_upgrade {
+        false => AdminSocket::bind(path, access).await,
+        true => AdminSocket::bind_hidden(path, access),
+    }
+}
