@@ -1,17 +1,19 @@
 //! `waxwing service list`, `backend list` and the others: the API's lists as tables, or as JSON.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::resources::Listing;
 
-use crate::arguments::{AdminAddress, OnlyServices};
+use crate::arguments::{AdminAddress, OneBackend, OnlyServices};
 use crate::query::{print, wait};
-use crate::render::lists;
+use crate::render::{lists, tree};
 
 /// The pause between two lists of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -36,6 +38,21 @@ pub(crate) struct ListArguments {
     /// The first item to list.
     #[arg(long, value_name = "N")]
     offset: Option<usize>,
+    /// Sorts by a field that `--json` shows, such as active or forward.bytes, the largest first.
+    #[arg(long, value_name = "FIELD")]
+    sort: Option<String>,
+}
+
+/// Which item is shown whole.
+#[derive(Args)]
+pub(crate) struct ShowArguments {
+    #[command(flatten)]
+    admin: AdminAddress,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// Its name.
+    name: String,
 }
 
 /// Of which services.
@@ -49,6 +66,15 @@ pub(crate) struct OfServices {
 
 /// Lists of services, and what belongs to them.
 #[derive(Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Lists them as a table.
+    List(OfServices),
+    /// Shows all that is known of one.
+    Show(ShowArguments),
+}
+
+/// Lists of what belongs to services.
+#[derive(Subcommand)]
 pub(crate) enum OfServicesCommand {
     /// Lists them as a table.
     List(OfServices),
@@ -59,6 +85,65 @@ pub(crate) enum OfServicesCommand {
 pub(crate) enum PlainCommand {
     /// Lists them as a table.
     List(ListArguments),
+    /// Shows all that is known of one.
+    Show(ShowArguments),
+}
+
+/// Shows the item at `path` whose `field` is the name that was asked for.
+pub(crate) fn show(arguments: &ShowArguments, path: &str, field: &str) -> Result<()> {
+    let ShowArguments { admin, json, name } = arguments;
+    let names = |item: &Value| vec![text(&item[field])];
+    show_one(&admin.socket, *json, path, name, names)
+}
+
+/// `waxwing backend show`.
+pub(crate) fn show_backend(which: &OneBackend, json: bool) -> Result<()> {
+    let OneBackend {
+        admin,
+        service,
+        backend,
+    } = which;
+    let names = |item: &Value| {
+        let [of, name, address, port] =
+            ["service", "name", "address", "port"].map(|field| text(&item[field]));
+        let endpoint = match address.contains(':') {
+            true => format!("[{address}]:{port}"),
+            false => format!("{address}:{port}"),
+        };
+        vec![format!("{of} {endpoint}"), format!("{of} {name}")]
+    };
+    let name = format!("{service} {backend}");
+    show_one(&admin.socket, json, "/v1/backends", &name, names)
+}
+
+/// Shows the first item that has this name.
+fn show_one(
+    socket: &Path,
+    json: bool,
+    path: &str,
+    name: &str,
+    names: impl Fn(&Value) -> Vec<String>,
+) -> Result<()> {
+    let client = Client::new(socket);
+    let query = [("limit", Some(usize::MAX.to_string()))];
+    let listing: Listing<Value> = wait(async { Ok(client.get(path, &query).await?) })?;
+    let mut items = listing.items.iter();
+    let Some(found) = items.find(|item| names(item).iter().any(|it| it == name)) else {
+        let known = listing.items.iter().filter_map(|item| names(item).pop());
+        let known = known.collect::<Vec<_>>().join(", ");
+        anyhow::bail!("there is no \"{name}\"; there are: {known}");
+    };
+    print(&match json {
+        true => serde_json::to_string_pretty(found)? + "\n",
+        false => tree(found),
+    })
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Lists what is at `path`; `query` has further parameters.
@@ -73,6 +158,7 @@ fn list<T: Serialize + DeserializeOwned>(
     let pages = [
         ("limit", number(arguments.limit)),
         ("offset", number(arguments.offset)),
+        ("sort", arguments.sort.clone()),
     ];
     let query: Vec<_> = query.iter().chain(&pages).cloned().collect();
     loop {

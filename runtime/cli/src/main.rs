@@ -35,7 +35,7 @@ use waxwing_control::health::AdminState;
 use arguments::{
     AdminAddress, EventsArguments, KillArguments, OneBackend, OnlyServices, SessionsArguments,
 };
-use list::{OfServices, OfServicesCommand, PlainCommand};
+use list::{OfServices, OfServicesCommand, PlainCommand, ServiceCommand};
 
 /// The version, with the commit if the build knew it.
 const VERSION: &str = env!("WAXWING_VERSION");
@@ -96,7 +96,7 @@ enum Command {
     /// Lists the running balancer's services.
     Service {
         #[command(subcommand)]
-        command: OfServicesCommand,
+        command: ServiceCommand,
     },
     /// Lists its sessions, or ends some.
     Session {
@@ -221,6 +221,14 @@ enum BackendCommand {
         #[arg(long)]
         state: Option<String>,
     },
+    /// Shows all that is known of a backend: its health and their history, checks, live numbers, next hop.
+    Show {
+        #[command(flatten)]
+        which: OneBackend,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Gives a backend no new sessions. Its sessions stay, at most for the service's `drain_timeout` if it
     /// has one.
     Drain {
@@ -286,7 +294,8 @@ fn main() -> ExitCode {
             return exit(query::status(&admin.socket, json, only.services.as_deref()));
         }
         Command::Service { command } => match command {
-            OfServicesCommand::List(of) => list::services(&of),
+            ServiceCommand::List(of) => list::services(&of),
+            ServiceCommand::Show(it) => list::show(&it, "/v1/services", "name"),
         },
         Command::Session { command } => match command {
             SessionCommand::List(arguments) => query::sessions(arguments),
@@ -294,9 +303,11 @@ fn main() -> ExitCode {
         },
         Command::Port { command } => match command {
             PlainCommand::List(of) => list::ports(&of),
+            PlainCommand::Show(it) => list::show(&it, "/v1/ports", "interface"),
         },
         Command::Worker { command } => match command {
             PlainCommand::List(of) => list::workers(&of),
+            PlainCommand::Show(it) => list::show(&it, "/v1/workers", "worker"),
         },
         Command::Drop { command } => match command {
             OfServicesCommand::List(of) => list::drops(&of),
@@ -320,6 +331,7 @@ fn main() -> ExitCode {
         }
         Command::Backend { command } => match command {
             BackendCommand::List { of, state } => list::backends(&of, state),
+            BackendCommand::Show { which, json } => list::show_backend(&which, json),
             BackendCommand::Signal { which, values } => query::signal(which, &values),
             BackendCommand::Drain { which, within } => {
                 query::set_backend(which, AdminState::Draining, within)

@@ -108,6 +108,13 @@ fn what_the_operator_changes_is_in_effect_and_recorded() -> Result<()> {
         query::get(&mut connection.borrow_mut(), "/").is_err()
     })?;
 
+    let shown = ask(&["backend", "show", "web", "server-1"])?;
+    ensure!(shown.contains("operator_weight: 0"), "{shown}");
+    let sorted = ask(&["backend", "list", "--sort", "sessions", "--json"])?;
+    let sorted: Value = serde_json::from_str(&sorted)?;
+    let sessions = (0..3).map(|n| sorted["items"][n]["sessions"].as_u64());
+    ensure!(sessions.is_sorted_by(|a, b| a >= b), "{sorted:#}");
+
     let events = ask(&["event", "list", "--area", "admin"])?;
     for part in ["/v1/sessions/kill", "/v1/backends/weight", "\"within_s\":1"] {
         let mut found = events.lines().filter(|line| line.contains(part));

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::arguments::AdminAddress;
-use crate::list::{self, ListArguments};
+use crate::list::{self, ListArguments, ShowArguments};
 use crate::query;
 
 #[derive(Subcommand)]
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Simulate(simulate::Arguments),
     /// Lists the modules of the running balancer.
     List(ListArguments),
+    /// Shows all that is known of a module of the running balancer.
+    Show(ShowArguments),
     /// Ends the quarantine of a module's builds on the running balancer, which tries the newest build again
     /// and prints the hashes.
     Lift {
@@ -94,6 +96,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Probe(arguments) => probe::run(arguments),
         Command::Simulate(arguments) => simulate::run(arguments),
         Command::List(arguments) => list::modules(arguments),
+        Command::Show(arguments) => list::show(arguments, "/v1/modules", "name"),
         Command::Lift { admin, name, hash } => query::lift(&admin.socket, name, hash),
         Command::Rollback { admin, name } => query::roll_back(&admin.socket, name),
         Command::Logs(arguments) => logs::run(arguments),

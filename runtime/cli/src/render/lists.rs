@@ -5,7 +5,7 @@ use waxwing_control::admin::resources::{BackendItem, DropItem, ModuleItem, Servi
 use waxwing_control::admin::status::{BackendStatus, PortStatus, WorkerStatus};
 
 use super::table::Table;
-use super::{backends, units};
+use super::{backends, modules};
 
 /// Returns a table of services.
 pub(crate) fn services(services: &[ServiceItem]) -> String {
@@ -118,9 +118,6 @@ pub(crate) fn modules(items: &[ModuleItem]) -> String {
         "DETAILS",
     ]);
     for ModuleItem { kind, module } in items {
-        let since = module.serving.as_ref();
-        let since = since.map_or_else(String::new, |build| units::since(build.since).to_string());
-        let build = module.serving.clone().unwrap_or_default();
         let mut details = Vec::new();
         if let Some(canary) = &module.canary {
             let left = canary.left_ms / 1000;
@@ -135,16 +132,10 @@ pub(crate) fn modules(items: &[ModuleItem]) -> String {
         for build in &module.quarantined {
             details.push(format!("quarantined {}: {}", build.hash, build.reason));
         }
-        table.add([
-            kind.clone(),
-            module.name.clone(),
-            build.hash,
-            build.version,
-            build.source,
-            since,
-            module.faults.to_string(),
-            details.join("\n"),
-        ]);
+        let [name, build, version, source, since, _] = modules::row(module);
+        let (faults, details) = (module.faults.to_string(), details.join("\n"));
+        let kind = kind.clone();
+        table.add([kind, name, build, version, source, since, faults, details]);
     }
     table.to_string()
 }

@@ -6,10 +6,13 @@ mod backends;
 pub(crate) mod lists;
 mod modules;
 mod table;
+mod tree;
 mod units;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use tree::tree;
 
 use std::fmt::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};

@@ -21,18 +21,7 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
         ">FAULTS",
     ]);
     for module in modules() {
-        let cells = match &module.serving {
-            Some(serving) => [
-                serving.hash.clone(),
-                serving.version.clone(),
-                serving.source.clone(),
-                units::since(serving.since).to_string(),
-                serving.faults.to_string(),
-            ],
-            None => ["NONE SERVES", "", "", "", ""].map(str::to_owned),
-        };
-        let [build, version, source, since, faults] = cells;
-        table.add([module.name.clone(), build, version, source, since, faults]);
+        table.add(row(module));
     }
     write!(out, "\n{table}")?;
     for problem in &status.module_files {
@@ -50,6 +39,24 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// Returns a module's name, build, version, source, time in service, and the build's faults.
+pub(super) fn row(module: &ModuleStatus) -> [String; 6] {
+    let name = module.name.clone();
+    let Some(serving) = &module.serving else {
+        let [build, rest @ ..] = ["NONE SERVES", "", "", "", ""].map(str::to_owned);
+        let [version, source, since, faults] = rest;
+        return [name, build, version, source, since, faults];
+    };
+    [
+        name,
+        serving.hash.clone(),
+        serving.version.clone(),
+        serving.source.clone(),
+        units::since(serving.since).to_string(),
+        serving.faults.to_string(),
+    ]
 }
 
 /// Writes a module's canary, its quarantined builds, its last steps, and the last refused build.
