@@ -95,10 +95,12 @@ const PARTS: &[(&str, Part)] = &[
     ("services", packets::services),
     ("backends", packets::backends),
     ("workers", packets::workers),
+    ("crowd", packets::crowd),
     ("guests", guests::guests),
     ("memory", balancer::memory),
     ("start", balancer::start),
     ("reload", balancer::reload),
+    ("reloads", packets::reloads),
 ];
 
 fn names() -> String {

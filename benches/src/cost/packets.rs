@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use waxwing_bench_core::{
-    AddressPlan, EstablishedScenario, EstablishedTestbed, EstablishedTraffic, NewSessions,
-    OpenScenario, Order, Size, Testbed, time_packets,
+    AddressPlan, CrowdScenario, EstablishedScenario, EstablishedTestbed, EstablishedTraffic,
+    NewSessions, OpenScenario, Order, Reloads, Size, Testbed, line_round_trip, time_packets,
 };
 use waxwing_benches::modules;
 use waxwing_dataplane::Policy;
 use waxwing_plugin::Host;
+use waxwing_report::{Spread, Table};
 use waxwing_sdk::abi::BackendRecord;
 use waxwing_sdk::testing;
 
@@ -255,6 +256,105 @@ pub(crate) fn workers(effort: Effort, report: &mut Report) -> Result<()> {
         },
         figures,
     )
+}
+
+/// One worker beside 7 and 15 others, with the time of what they share: a cache line's round trip.
+pub(crate) fn crowd(effort: Effort, report: &mut Report) -> Result<()> {
+    const OTHERS: [usize; 3] = [0, 7, 15];
+    /// Sessions that each worker opens.
+    const OPENED: u32 = 1 << 14;
+    const CAPACITY: u32 = 1 << 20;
+    let size = Size {
+        workers: 16,
+        ..Size::default()
+    };
+    let established = established(AddressPlan::V4, SESSIONS, size)?;
+    let mut cells = Vec::new();
+    for others in OTHERS {
+        let crowd = CrowdScenario { others };
+        let x = u32::try_from(others)?;
+        let (established, packets) = (&established, effort.packets / 16);
+        cells.push(Cell::new("established", x, move || {
+            Ok(nanos(crowd.forward(established, packets), packets))
+        }));
+        cells.push(Cell::new("new session", x, move || {
+            let testbed = Testbed::new(AddressPlan::V4, with_capacity(size, CAPACITY))?;
+            Ok(nanos(crowd.open(&testbed, OPENED), OPENED.into()))
+        }));
+        cells.push(Cell::new("a line's round trip", x, || {
+            Ok(nanos(line_round_trip(), 1))
+        }));
+    }
+    let figures = interleave(cells, effort.runs)?;
+    report.bars(
+        &Subject {
+            name: "crowd",
+            title: "A packet at one worker beside others",
+            x: "other workers",
+            y: "ns a packet",
+            note: "Between two batches of the measured worker each of the others handles one, in turn on \
+                   the second processor. So what workers share is nearly always in the other processor's \
+                   cache, as with as many processors. The round trip of a cache line between the two is \
+                   measured beside each figure: it depends on where the machine's host places them.",
+        },
+        figures,
+    )
+}
+
+/// A worker's batches while reloads of many services and backends follow each other.
+pub(crate) fn reloads(effort: Effort, report: &mut Report) -> Result<()> {
+    /// Services and backends each.
+    const SIZES: [(&str, u32, u32); 4] = [
+        ("1 service", 1, 8),
+        ("1,000 services", 1_000, 2),
+        ("10,000 services", 10_000, 2),
+        ("1,000 services of 1,000 backends", 1_000, 1_000),
+    ];
+    let batches = usize::try_from(effort.packets / u64::from(BATCH))?;
+    let mut table = Table::new([
+        "",
+        "reloads in a run",
+        "median batch, µs",
+        "p99.9, µs",
+        "p99.9 without reloads, µs",
+    ]);
+    for (name, services, backends) in SIZES {
+        let size = Size {
+            services,
+            backends,
+            ..Size::default()
+        };
+        let established = established(AddressPlan::V4, SESSIONS, size)?;
+        let mut columns = [const { Vec::new() }; 4];
+        for _ in 0..effort.runs {
+            for reloads in [true, false] {
+                let scenario = Reloads {
+                    established: &established,
+                    reloads,
+                };
+                let (times, taken) = scenario.run(batches);
+                let micros = |thousandths| times.quantile(thousandths).as_secs_f64() * 1e6;
+                if reloads {
+                    columns[0].push(f64::from(u32::try_from(taken)?));
+                    columns[1].push(micros(500));
+                    columns[2].push(micros(999));
+                } else {
+                    columns[3].push(micros(999));
+                }
+            }
+        }
+        let cells = columns.map(|values| Spread::of(&values).to_string());
+        table.row([name.to_owned()].into_iter().chain(cells));
+    }
+    report.say("## A batch while reloads follow each other");
+    report.table(&table);
+    report.say(
+        "Batches of 64 packets of 100,000 established sessions at one worker, while another thread makes \
+         a snapshot of all services and backends, gives it to the worker, frees the old one, and begins \
+         again. (What a reload does before that, reading and checking the config, is in the section \
+         above: it shares nothing with workers.)",
+    );
+    Ok(())
 }
 
 fn established(plan: AddressPlan, sessions: u32, size: Size) -> Result<EstablishedTestbed> {

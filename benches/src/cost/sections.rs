@@ -100,6 +100,11 @@ impl Report {
         self.output.say(text);
     }
 
+    /// Adds a table without a chart.
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.output.table(table);
+    }
+
     /// Adds a section with a line chart over a logarithmic axis.
     pub(crate) fn lines(&mut self, subject: &Subject, figures: Vec<Measured>) -> Result<()> {
         let points = |name: &str| {
