@@ -13,7 +13,6 @@ use waxwing_xdp::{
 };
 
 use crate::priority::{lower_priority, raise_priority};
-use crate::run::log_port;
 use crate::service_manager::ServiceManager;
 use crate::upgrade;
 use crate::workers::Gate;
@@ -193,4 +192,30 @@ fn by_name(statistics: Statistics) -> BTreeMap<String, u64> {
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
     .collect()
+}
+
+/// Logs how a port was attached.
+pub(crate) fn log_port(report: &PortReport) {
+    let mode = report.attach_mode.label();
+    let why = report
+        .attach_why
+        .as_ref()
+        .map_or(String::new(), |why| format!(" ({why})"));
+    tracing::info!("{}: {mode} XDP{why}", report.interface.name);
+    for queue in &report.queues {
+        let mode = if queue.zero_copy {
+            "zero-copy"
+        } else {
+            "copy mode"
+        };
+        let why = queue
+            .why
+            .as_ref()
+            .map_or(String::new(), |why| format!(" ({why})"));
+        tracing::info!(
+            "{} queue {}: {mode}{why}",
+            report.interface.name,
+            queue.queue
+        );
+    }
 }

@@ -22,7 +22,7 @@ pub(crate) struct ExplainArguments {
     json: bool,
     /// `tcp` or `udp`.
     protocol: String,
-    /// The client's address and port: 192.0.2.7:4000, [2001:db8::7]:4000.
+    /// The client's address and port; an IPv6 address is in brackets.
     client: String,
     /// The VIP and its port.
     vip: String,

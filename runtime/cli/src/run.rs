@@ -28,9 +28,9 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 use waxwing_plugin::{CodeCache, CompileLimits, CompileService, Compiler};
-use waxwing_xdp::{Options, PollMode, PortOptions, PortReport, WorkerSockets};
+use waxwing_xdp::{Options, PollMode, PortOptions, WorkerSockets};
 
-use crate::attached::SharedAttached;
+use crate::attached::{SharedAttached, log_port};
 use crate::folders::{cache_folder, state_folder};
 use crate::log::Log;
 use crate::priority::lower_priority;
@@ -439,30 +439,5 @@ fn fragment_limits(frame_len_max: u32) -> FragmentLimits {
     FragmentLimits {
         held_len_max: limits.held_len_max.max(frame_len_max as usize),
         ..limits
-    }
-}
-
-pub(crate) fn log_port(report: &PortReport) {
-    let mode = report.attach_mode.label();
-    let why = report
-        .attach_why
-        .as_ref()
-        .map_or(String::new(), |why| format!(" ({why})"));
-    tracing::info!("{}: {mode} XDP{why}", report.interface.name);
-    for queue in &report.queues {
-        let mode = if queue.zero_copy {
-            "zero-copy"
-        } else {
-            "copy mode"
-        };
-        let why = queue
-            .why
-            .as_ref()
-            .map_or(String::new(), |why| format!(" ({why})"));
-        tracing::info!(
-            "{} queue {}: {mode}{why}",
-            report.interface.name,
-            queue.queue
-        );
     }
 }

@@ -4,8 +4,7 @@
 //! workers, and all balancers of a cluster, choose alike; and a change of one backend moves no flow between
 //! two others (Thaler and Ravishankar, 1998).
 
-use waxwing_packet::Address;
-
+use crate::mix::mix;
 use crate::{BackendId, Snapshot};
 
 /// Among the backends that take new sessions, the one with the highest score for the flow.
@@ -28,12 +27,6 @@ pub(crate) fn rendezvous(
         }
     }
     best.map(|(_, id)| id)
-}
-
-/// A backend's hash ([`crate::Backend::hash`]).
-pub(crate) const fn endpoint_hash(address: Address, port: u16) -> u64 {
-    let [high, low] = halves(address.bits());
-    mix(high ^ mix(low ^ port as u64))
 }
 
 /// A backend's uniform random draw for a flow, with its weight.
@@ -64,18 +57,6 @@ impl Draw {
         let u = (self.bits as f64 + 0.5) / (1_u64 << 53) as f64;
         f64::from(self.weight) / -u.ln()
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "each half has 64 bits")]
-const fn halves(bits: u128) -> [u64; 2] {
-    [(bits >> 64) as u64, bits as u64]
-}
-
-/// The finalizer of `SplitMix64` (Steele, Lea and Flood, 2014).
-const fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

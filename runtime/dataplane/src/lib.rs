@@ -21,6 +21,7 @@ mod fallback;
 mod fragments;
 pub mod io;
 pub mod locks;
+mod mix;
 pub mod model;
 pub mod path;
 pub mod policy;

@@ -18,9 +18,9 @@ use crate::{BATCH, Epoch, FrameIo, Now};
 
 /// The longest sleep of an idle worker, and so the longest delay until it sees a new epoch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How long a sweep of all slots that were ever used takes, in microseconds. An expired session keeps its slot for
-/// up to that long (longer on an idle worker with a large table: [`SWEEP_MAX`] bounds each turn). Its packets
-/// see its end at once.
+/// How long a sweep of all slots ever used takes, in microseconds. An expired session keeps its slot
+/// for up to that long (longer on an idle worker with a large table: [`SWEEP_MAX`] bounds each turn). Its
+/// packets see its end at once.
 const SWEEP_ROUND_US: u64 = 4_000_000;
 /// Slots per step: few enough that no packet waits long.
 const SWEEP_STEP: u64 = 64;

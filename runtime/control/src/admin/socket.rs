@@ -1,6 +1,6 @@
 //! The admin socket's file: made, published, removed.
 //!
-//! Invariant: at no time can another user open it than [`Access`] says, and no other process's socket is
+//! Invariant: at no time can another user open it than `Access` says, and no other process's socket is
 //! removed.
 
 use std::io;

@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::ControlSetup;
 use crate::admin::listener::Listener;
 use crate::admin::report::Reporter;
 use crate::admin::server::{self, Request};
 use crate::admin::socket::{Access, AdminError, AdminSocket};
+use crate::config::AdminConfig;
 use crate::restart::upgrade;
 
 /// The sockets, which are bound, and the port, which will be.
@@ -27,10 +27,9 @@ pub(super) struct Doors {
 
 impl Doors {
     /// Binds the sockets and reads the token.
-    pub(super) async fn open(setup: &ControlSetup) -> Result<Self, AdminError> {
-        let admin = &setup.checked.config.admin;
+    pub(super) async fn open(admin: &AdminConfig, is_upgrade: bool) -> Result<Self, AdminError> {
         let path = &admin.socket.value;
-        let socket = bind(setup, path, Access::of(admin.group.as_ref())?).await?;
+        let socket = bind(path, Access::of(admin.group.as_ref())?, is_upgrade).await?;
         let read_socket = match &admin.read_socket {
             None => None,
             Some(path) => {
@@ -38,7 +37,7 @@ impl Doors {
                     None => Access::All,
                     group => Access::of(group.as_ref())?,
                 };
-                Some(bind(setup, &path.value, access).await?)
+                Some(bind(&path.value, access, is_upgrade).await?)
             }
         };
         let listener = admin.listen.as_ref().map(Listener::new);
@@ -96,12 +95,8 @@ fn serve_upgrades(
 }
 
 /// Returns an admin socket. That of a process that takes over is hidden until the other one has ended.
-async fn bind(
-    setup: &ControlSetup,
-    path: &Path,
-    access: Access,
-) -> Result<AdminSocket, AdminError> {
-    match setup.is_upgrade {
+async fn bind(path: &Path, access: Access, is_upgrade: bool) -> Result<AdminSocket, AdminError> {
+    match is_upgrade {
         false => AdminSocket::bind(path, access).await,
         true => AdminSocket::bind_hidden(path, access),
     }

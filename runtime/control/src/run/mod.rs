@@ -145,7 +145,7 @@ impl Control {
     /// # Errors
     /// [`StartError`].
     pub async fn prepare(setup: ControlSetup) -> Result<(Self, Vec<WorkerChannels>), StartError> {
-        let doors = Doors::open(&setup).await?;
+        let doors = Doors::open(&setup.checked.config.admin, setup.is_upgrade).await?;
         let config = Arc::new(setup.checked.config);
         let shared = setup.shared;
         let network = Network::start(&config, &shared).await?;

@@ -117,8 +117,8 @@ impl Triggers {
     }
 }
 
-/// Serves an admin request. The requester may be gone by then. Returns the process that has taken over, if one
-/// has.
+/// Serves an admin request. The requester may be gone by then. Returns the process that has taken over, if
+/// one has.
 async fn serve(controller: &mut Controller, request: Request) -> Option<Successor> {
     match request {
         Request::Reload(answer) => {

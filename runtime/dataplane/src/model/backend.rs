@@ -3,7 +3,7 @@
 use waxwing_packet::{Address, Protocol, Translation};
 
 use super::{BackendId, Ports, Service, ServiceId, TimeoutTicks};
-use crate::fallback::endpoint_hash;
+use crate::mix::endpoint_hash;
 
 /// What happens to a backend's existing sessions. It takes effect at each client's next packet; replies are
 /// forwarded as long as the session stands.

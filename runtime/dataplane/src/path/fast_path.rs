@@ -1,7 +1,7 @@
 //! The fast path: a plain packet of an established session in which it changes nothing, or that has just
-//! opened it ([`forward_openers`]), on to a next hop that is known; with up to two VLAN tags. Three passes over
-//! a batch, each a loop without calls: [`classify`], [`find_lanes`], [`FastPath::run`]; then [`send`]. Every
-//! other packet takes the general path (`general_path.rs`), which decides it anew.
+//! opened it ([`forward_openers`]), on to a next hop that is known; with up to two VLAN tags. Three passes
+//! over a batch, each a loop without calls: [`classify`], [`find_lanes`], [`FastPath::run`]; then [`send`].
+//! Every other packet takes the general path (`general_path.rs`), which decides it anew.
 //!
 //! Invariant: a packet that takes the fast path ends as it would by the general path: the same frame,
 //! counters and session. Nothing of a frame is written before all is known. Nothing here allocates, locks,

@@ -82,11 +82,14 @@ fn a_new_flow_is_foretold_and_nothing_changes() {
     }
 }
 
+/// Brings about a drop.
+type Prepare = fn(&mut World);
+
 #[test]
 fn what_is_dropped_is_foretold_with_its_reason() {
-    let drops: [(DropReason, fn(&mut World)); 4] = [
+    let drops: [(DropReason, Prepare); 4] = [
         (DropReason::Policy, |world| {
-            world.script().picks = vec![Pick::Drop]
+            world.script().picks = vec![Pick::Drop];
         }),
         (DropReason::NoBackend, |world| {
             world.change(|settings| settings.weights = vec![0, 0, 0]);
