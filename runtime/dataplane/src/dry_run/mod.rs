@@ -48,7 +48,7 @@ pub struct OpenSession {
     pub bytes: u64,
 }
 
-/// What would become of a flow.
+/// What would happen to a flow.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The session afterwards: the one there is, or the one that the request would open.
@@ -66,7 +66,7 @@ pub struct Outcome {
     pub large: Option<Passage>,
 }
 
-/// What would become of a packet.
+/// What would happen to a packet.
 #[derive(Clone, Debug)]
 pub struct Passage {
     /// Where it arrives: an attached port, or a VLAN.

@@ -71,7 +71,7 @@ pub struct Step {
     pub drops: Option<String>,
 }
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PacketOutcome {
     /// `request`, `reply` or `large`.
