@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::event::{EventfdFlags, eventfd};
 use waxwing_control::config::Config;
 use waxwing_control::publish::modules;
@@ -20,6 +20,9 @@ use waxwing_xdp::{Handover, WorkerSockets, XdpIo};
 
 use crate::calls;
 use crate::priority::WORKER_NICE;
+
+/// The longest that a worker should take for a command: much longer than a batch, or than closing sockets.
+const COMMAND_MAX: Duration = Duration::from_secs(5);
 
 /// What starts the workers, one thread each.
 pub(crate) struct Launch {
@@ -262,21 +265,35 @@ impl Gate {
         self.tell(|| sockets.next().map_or(Command::Continue, Command::Open));
     }
 
+    /// Ends every worker's thread.
     fn stop(&self) {
         self.interrupt(true);
-        for (tell, _) in &self.workers {
-            let _ = tell.send(Command::Stop);
-        }
+        self.tell(|| Command::Stop);
     }
 
     /// Sends each worker a command and waits until all have done it. A worker whose thread has ended, which
-    /// ends the process, is left out.
+    /// ends the process, is left out. One that hangs, which is a bug, is named in the log.
     fn tell(&self, mut command: impl FnMut() -> Command) {
-        let workers = self.workers.iter();
-        let told = workers.filter_map(|(tell, done)| tell.send(command()).is_ok().then_some(done));
-        for done in told.collect::<Vec<_>>() {
-            let _ = done.recv();
+        let workers = self.workers.iter().enumerate();
+        let told = workers.filter(|(_, (tell, _))| tell.send(command()).is_ok());
+        for (number, (_, done)) in told.collect::<Vec<_>>() {
+            await_done(done, COMMAND_MAX, |waited| {
+                let seconds = waited.as_secs();
+                tracing::error!(
+                    "a bug: worker {number} hangs; all wait for it, for {seconds} s now"
+                );
+            });
         }
+    }
+}
+
+/// Waits until a worker has done a command, or its thread has ended. Calls `hangs` whenever `at_most` passes
+/// meanwhile, with the time waited.
+fn await_done(done: &Receiver<()>, at_most: Duration, hangs: impl Fn(Duration)) {
+    let mut waited = Duration::ZERO;
+    while done.recv_timeout(at_most) == Err(RecvTimeoutError::Timeout) {
+        waited += at_most;
+        hangs(waited);
     }
 }
 
@@ -325,5 +342,39 @@ impl WorkerThreads {
 impl Drop for WorkerThreads {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_hangs_is_told_of_and_waited_for() {
+        let (tell, done) = unbounded();
+        let told = Cell::new(0);
+        let late = || {
+            told.set(told.get() + 1);
+            if told.get() == 3 {
+                tell.send(()).expect("it is waited for");
+            }
+        };
+        await_done(&done, Duration::from_millis(1), |_| late());
+        assert_eq!(told.get(), 3);
+    }
+
+    #[test]
+    fn a_worker_whose_thread_has_ended_is_not_waited_for() {
+        let gate = {
+            let mut gate = Gate::new();
+            drop(gate.add());
+            gate
+        };
+        gate.close();
+        gate.open(None);
+        assert!(gate.hand_over().iter().all(Option::is_none));
+        gate.stop();
     }
 }
