@@ -30,6 +30,7 @@ pub mod scratch;
 mod server_kind;
 pub mod servers;
 pub mod status;
+pub mod tools;
 pub mod topology;
 pub mod vlan;
 pub mod vm;

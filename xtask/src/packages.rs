@@ -25,14 +25,21 @@ pub(crate) const PEERS: &[&str] = &[
     "wrk",
     "iperf3",
     "tcpdump", // shows VLAN tags
+    "tshark",  // reads captures
     "redis-server",
     "dnsmasq-base", // the program without the service
     "postgresql",
     "mariadb-server-core", // likewise
     "nftables",            // firewalled servers
     "procps",              // sysctl
+    "python3-venv",        // for PYTHON
     "prometheus",          // scrapes the metrics; promtool checks them
     "util-linux",          // setpriv, taskset
+];
+
+/// From the Python Package Index, for tests.
+pub(crate) const PYTHON: &[&str] = &[
+    "schemathesis==4.32.5", // tries the admin API by its description
 ];
 
 /// To test in a virtual machine.

@@ -1,5 +1,6 @@
 //! Installs what is missing. Without the rights to do so, it prints the exact command instead.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -8,7 +9,35 @@ use crate::{packages, run, services};
 /// Installs what `demo`, `test`, `ci` and `bench` need.
 pub(crate) fn everything() -> Result<(), String> {
     debian(&[packages::BUILD, packages::PEERS].concat())?;
+    python_programs();
     wasm_target()
+}
+
+/// Installs the programs of the Python Package Index, in a folder of their own. Without them the tests that
+/// need them are skipped.
+fn python_programs() {
+    let folder = run::target().join("tools");
+    let wanted = packages::PYTHON.join("\n");
+    let list = folder.join("installed");
+    if fs::read_to_string(&list).is_ok_and(|installed| installed == wanted) {
+        return;
+    }
+    run::step(&format!(
+        "installing with pip: {}",
+        packages::PYTHON.join(" ")
+    ));
+    let installed = run::command(Command::new("python3").args(["-m", "venv"]).arg(&folder))
+        .and_then(|()| {
+            run::command(
+                Command::new(folder.join("bin/pip"))
+                    .args(["install", "--quiet", "--disable-pip-version-check"])
+                    .args(packages::PYTHON),
+            )
+        })
+        .and_then(|()| fs::write(&list, wanted).map_err(|error| error.to_string()));
+    if let Err(error) = installed {
+        println!("   {error}; tests that need them are skipped");
+    }
 }
 
 /// Installs the packages that are missing.

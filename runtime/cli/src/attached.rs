@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use waxwing_control::admin::ports::{AttachedPorts, Followed, GivenPorts};
 use waxwing_control::admin::status::{PortStatus, QueueStatus};
+use waxwing_dataplane::capture::Capture;
 use waxwing_dataplane::steering::{Rules, Steering, SteeringError};
 use waxwing_xdp::{
     Attached, Changes, Handover, PortLinks, PortReport, Statistics, WorkerSockets, XdpError,
@@ -117,6 +118,14 @@ impl AttachedPorts for SharedAttached {
 
     fn layout(&self) -> Vec<(String, String)> {
         self.lock().layout()
+    }
+
+    fn capture(&self, capture: Option<&Capture>) {
+        // The workers take one command at a time.
+        let _attached = self.lock();
+        if let Some(workers) = self.workers.get() {
+            workers.capture(capture);
+        }
     }
 
     fn give(&self) -> io::Result<GivenPorts> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use waxwing_control::admin::client::Client;
-use waxwing_control::admin::resources::Listing;
+use waxwing_control::admin::paging::Listing;
 
 use crate::arguments::{AdminAddress, OneBackend, OnlyServices};
 use crate::query::{print, wait};

@@ -7,6 +7,7 @@ mod arguments;
 mod attached;
 mod background;
 mod calls;
+mod capture;
 mod event_layer;
 mod explain;
 mod folders;
@@ -21,6 +22,7 @@ mod render;
 mod run;
 mod service_manager;
 mod shipped;
+mod top;
 mod upgrade;
 mod workers;
 
@@ -93,6 +95,9 @@ enum Command {
         #[command(flatten)]
         only: OnlyServices,
     },
+    /// Shows services and backends live, with their shares, rates and latencies, drops and problems; sorts,
+    /// filters, drains.
+    Top(top::TopArguments),
     /// Lists the running balancer's services.
     Service {
         #[command(subcommand)]
@@ -121,6 +126,11 @@ enum Command {
     /// Says what would happen to a client's packet, without sending one: its service and session, what the
     /// policy would pick now, where it would leave, and what would drop it; exits with 3 if something does.
     Explain(explain::ExplainArguments),
+    /// Writes packets as they came and as they left to a file for Wireshark, each with a comment that says
+    /// what became of it. Packets that there is no time for are counted, not waited for.
+    Capture(capture::CaptureArguments),
+    /// Prints packets as they come, with what became of them and how they left.
+    Trace(capture::TraceArguments),
     /// Lists what happened.
     Event {
         #[command(subcommand)]
@@ -293,6 +303,7 @@ fn main() -> ExitCode {
         Command::Status { admin, json, only } => {
             return exit(query::status(&admin.socket, json, only.services.as_deref()));
         }
+        Command::Top(arguments) => top::top(&arguments),
         Command::Service { command } => match command {
             ServiceCommand::List(of) => list::services(&of),
             ServiceCommand::Show(it) => list::show(&it, "/v1/services", "name"),
@@ -313,39 +324,50 @@ fn main() -> ExitCode {
             OfServicesCommand::List(of) => list::drops(&of),
         },
         Command::Explain(arguments) => return exit(explain::explain(&arguments)),
+        Command::Capture(arguments) => capture::capture(&arguments),
+        Command::Trace(arguments) => capture::trace(&arguments),
         Command::Event { command } => match command {
             EventCommand::List(arguments) => query::events(arguments),
         },
-        Command::Config { command } => match command {
-            ConfigCommand::Show(admin) => query::config(&admin.socket),
-            ConfigCommand::Validate { admin, file } => query::validate(&admin.socket, &file),
-            ConfigCommand::Apply {
-                admin,
-                file,
-                if_match,
-            } => query::apply(&admin.socket, &file, if_match),
-            ConfigCommand::Diff(admin) => return exit(query::config_diff(&admin.socket)),
-        },
+        Command::Config { command } => return exit(config(command)),
         Command::Health { admin, json, only } => {
             return exit(query::health(&admin.socket, json, only.services.as_deref()));
         }
-        Command::Backend { command } => match command {
-            BackendCommand::List { of, state } => list::backends(&of, state),
-            BackendCommand::Show { which, json } => list::show_backend(&which, json),
-            BackendCommand::Signal { which, values } => query::signal(which, &values),
-            BackendCommand::Drain { which, within } => {
-                query::set_backend(which, AdminState::Draining, within)
-            }
-            BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled, None),
-            BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled, None),
-            BackendCommand::Weight { which, weight } => query::set_weight(which, weight.0),
-        },
+        Command::Backend { command } => backend(command),
         Command::CompileModules => waxwing_plugin::serve_compiler().map_err(Into::into),
         Command::PackageFiles { folder } => package_files::write(&folder),
         Command::Reload { admin } => query::reload(&admin.socket),
         Command::Module { command } => module::run(&command),
     };
     exit(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Show(admin) => query::config(&admin.socket)?,
+        ConfigCommand::Validate { admin, file } => query::validate(&admin.socket, &file)?,
+        ConfigCommand::Apply {
+            admin,
+            file,
+            if_match,
+        } => query::apply(&admin.socket, &file, if_match)?,
+        ConfigCommand::Diff(admin) => return query::config_diff(&admin.socket),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backend(command: BackendCommand) -> anyhow::Result<()> {
+    match command {
+        BackendCommand::List { of, state } => list::backends(&of, state),
+        BackendCommand::Show { which, json } => list::show_backend(&which, json),
+        BackendCommand::Signal { which, values } => query::signal(which, &values),
+        BackendCommand::Drain { which, within } => {
+            query::set_backend(which, AdminState::Draining, within)
+        }
+        BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled, None),
+        BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled, None),
+        BackendCommand::Weight { which, weight } => query::set_weight(which, weight.0),
+    }
 }
 
 /// Returns the exit code of a command, after printing its error.

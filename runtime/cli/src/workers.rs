@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use waxwing_control::config::Config;
 use waxwing_control::publish::modules;
 use waxwing_control::run::WorkerChannels;
+use waxwing_dataplane::capture::Capture;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
@@ -129,34 +130,28 @@ fn work(
         turn.0.store(now.micros(), Ordering::Relaxed);
         now
     };
-    loop {
-        match gated.commands.recv() {
-            Ok(Command::Close) => {
-                let account = worker.io().account();
-                all_back &= account.is_balanced();
-                tracing::debug!(?account, "worker {number} closes its sockets");
-                worker.replace_io(XdpIo::closed());
-            }
-            Ok(Command::HandOver) => {
-                all_back &= worker.io().account().is_balanced();
-                let io = std::mem::replace(worker.io(), XdpIo::closed());
-                let _ = gated.given.send(io.hand_over());
-            }
-            Ok(Command::Open(sockets)) => {
-                let mut io = sockets.into_io();
-                gated
-                    .wake
-                    .iter()
-                    .for_each(|wake| io.wake_by(Arc::clone(wake)));
-                worker.replace_io(io);
-            }
-            Ok(Command::Continue) => {}
-            Ok(Command::Stop) | Err(_) => break,
+    gated.obey(|step| match step {
+        Step::Do(Command::Close) => {
+            let account = worker.io().account();
+            all_back &= account.is_balanced();
+            tracing::debug!(?account, "worker {number} closes its sockets");
+            worker.replace_io(XdpIo::closed());
         }
-        // Nobody waits for it at the end.
-        let _ = gated.done.send(());
-        worker.run(clock, &gated.interrupt);
-    }
+        Step::Do(Command::HandOver) => {
+            all_back &= worker.io().account().is_balanced();
+            let io = std::mem::replace(worker.io(), XdpIo::closed());
+            let _ = gated.given.send(io.hand_over());
+        }
+        Step::Do(Command::Open(sockets)) => {
+            let mut io = sockets.into_io();
+            let wake = gated.wake.iter();
+            wake.for_each(|wake| io.wake_by(Arc::clone(wake)));
+            worker.replace_io(io);
+        }
+        Step::Do(Command::Capture(capture)) => worker.set_capture(capture),
+        Step::Do(Command::Continue | Command::Stop) => {}
+        Step::Run => worker.run(clock, &gated.interrupt),
+    });
     let account = worker.into_io().account();
     all_back &= account.is_balanced();
     let outcome = if all_back {
@@ -174,7 +169,7 @@ fn work(
 #[repr(align(128))]
 struct LastTurn(AtomicU64);
 
-/// What the control thread tells an interrupted worker.
+/// What the control thread tells an interrupted worker, which then waits for the next command.
 enum Command {
     /// Drop the sockets.
     Close,
@@ -182,12 +177,24 @@ enum Command {
     HandOver,
     /// Serve these sockets.
     Open(WorkerSockets),
-    /// Go on without sockets.
+    /// Capture packets, or no longer.
+    Capture(Option<Capture>),
+    /// Run with what there is, until the next interruption.
     Continue,
     Stop,
 }
 
+/// What a worker does next.
+enum Step {
+    Do(Command),
+    /// Run until it is interrupted.
+    Run,
+}
+
 /// Interrupts the workers, and replaces their sockets.
+///
+/// Invariant: an interrupted worker runs again only by [`Command::Continue`]. If it looked at the flag
+/// instead, one that is slow to look would miss the interruption, run on, and never take its command.
 #[derive(Default)]
 pub(crate) struct Gate {
     interrupt: Arc<AtomicBool>,
@@ -204,6 +211,27 @@ struct Gated {
     commands: Receiver<Command>,
     done: Sender<()>,
     given: Sender<Option<Handover>>,
+}
+
+impl Gated {
+    /// Takes commands until the end.
+    fn obey(&self, mut step: impl FnMut(Step)) {
+        while let Ok(command) = self.commands.recv() {
+            let (continues, stops) = (
+                matches!(command, Command::Continue),
+                matches!(command, Command::Stop),
+            );
+            step(Step::Do(command));
+            if stops {
+                break;
+            }
+            // Nobody waits for it at the end.
+            let _ = self.done.send(());
+            if continues {
+                step(Step::Run);
+            }
+        }
+    }
 }
 
 impl Gate {
@@ -245,30 +273,47 @@ impl Gate {
 
     /// Has every worker close its sockets, and returns when all have. The workers stay interrupted.
     pub(crate) fn close(&self) {
-        self.interrupt(true);
-        self.tell(|| Command::Close);
+        self.command(|| Command::Close);
     }
 
     /// Has every worker give its sockets up between two batches. Returns what another process needs of each;
     /// `None` for one that has no sockets. The workers stay interrupted.
     pub(crate) fn hand_over(&self) -> Vec<Option<Handover>> {
-        self.interrupt(true);
-        self.tell(|| Command::HandOver);
+        self.command(|| Command::HandOver);
         let given = self.given.iter();
         given.map(|it| it.try_recv().ok().flatten()).collect()
     }
 
     /// Has the workers go on with new sockets, or without any.
     pub(crate) fn open(&self, sockets: Option<Vec<WorkerSockets>>) {
-        self.interrupt(false);
-        let mut sockets = sockets.into_iter().flatten();
-        self.tell(|| sockets.next().map_or(Command::Continue, Command::Open));
+        if let Some(sockets) = sockets {
+            let mut sockets = sockets.into_iter();
+            self.command(|| sockets.next().map_or(Command::Close, Command::Open));
+        }
+        self.release();
+    }
+
+    /// Has the workers capture packets between two batches from now on, or no longer.
+    pub(crate) fn capture(&self, capture: Option<&Capture>) {
+        self.command(|| Command::Capture(capture.cloned()));
+        self.release();
     }
 
     /// Ends every worker's thread.
     fn stop(&self) {
+        self.command(|| Command::Stop);
+    }
+
+    /// Interrupts the workers for a command. They stay interrupted.
+    fn command(&self, command: impl FnMut() -> Command) {
         self.interrupt(true);
-        self.tell(|| Command::Stop);
+        self.tell(command);
+    }
+
+    /// Ends the interruption.
+    fn release(&self) {
+        self.interrupt(false);
+        self.tell(|| Command::Continue);
     }
 
     /// Sends each worker a command and waits until all have done it. A worker whose thread has ended, which
@@ -351,6 +396,9 @@ mod tests {
 
     use super::*;
 
+    const ROUNDS: u32 = 300;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_worker_that_hangs_is_told_of_and_waited_for() {
         let (tell, done) = unbounded();
@@ -363,6 +411,44 @@ mod tests {
         };
         await_done(&done, Duration::from_millis(1), |_| late());
         assert_eq!(told.get(), 3);
+    }
+
+    /// However slow a worker is to look at the flag.
+    #[test]
+    fn no_command_is_missed() {
+        let mut gate = Gate::new();
+        let gated: Vec<Gated> = (0..4).map(|_| gate.add()).collect();
+        let workers = gated.into_iter().map(|gated| {
+            thread::spawn(move || {
+                let mut opened = 0;
+                gated.obey(|step| match step {
+                    Step::Do(Command::Capture(None)) => opened += 1,
+                    Step::Do(_) => thread::yield_now(),
+                    Step::Run => {
+                        while !gated.interrupt.load(Ordering::Relaxed) {
+                            thread::yield_now();
+                        }
+                    }
+                });
+                opened
+            })
+        });
+        let workers: Vec<JoinHandle<u32>> = workers.collect();
+        let (ended, end) = unbounded();
+        thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                gate.close();
+                gate.open(None);
+                gate.capture(None);
+            }
+            gate.stop();
+            let _ = ended.send(());
+        });
+        end.recv_timeout(PATIENCE)
+            .expect("a worker missed a command");
+        for worker in workers {
+            assert_eq!(worker.join().expect("it ends"), ROUNDS);
+        }
     }
 
     #[test]

@@ -13,11 +13,13 @@
 //! - [`counters`]: what happened; [`dry_run`]: what would happen to a packet.
 
 mod atomics;
+pub mod capture;
 pub mod counters;
 mod direct;
 pub mod dry_run;
 pub mod egress;
 mod fallback;
+mod fate;
 mod fragments;
 pub mod io;
 pub mod locks;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::capture::Capture;
 use crate::counters::WorkerCounters;
 use crate::path::Announcements;
 use crate::path::{Forwarder, SharedState};
@@ -59,6 +60,7 @@ pub struct Worker<I: FrameIo> {
     sweep_pause: u64,
     /// When the previous turn began, if it had a batch.
     batch_began: Option<Now>,
+    capture: Option<Capture>,
 }
 
 impl<I: FrameIo> Worker<I> {
@@ -84,22 +86,45 @@ impl<I: FrameIo> Worker<I> {
             swept_at: Now::default(),
             sweep_pause: 1,
             batch_began: None,
+            capture: None,
         }
     }
 
     /// Runs until `stop` is set. Reads the clock once per turn.
     pub fn run(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
+        match self.capture.is_some() {
+            false => self.run_as::<false>(clock, stop),
+            true => self.run_as::<true>(clock, stop),
+        }
+    }
+
+    fn run_as<const CAPTURES: bool>(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            if !self.turn(clock()) {
+            if !self.turn_as::<CAPTURES>(clock()) {
                 self.io.wait(IDLE_WAIT);
             }
         }
+    }
+
+    /// Captures packets from the next [`Self::run`] on, or no longer.
+    pub fn set_capture(&mut self, capture: Option<Capture>) {
+        self.capture = capture;
     }
 
     /// One turn: receive, switch to a new epoch, forward one batch, do bounded background work. Returns
     /// whether there was a frame. If so, call it again at once: the start of the next turn is taken as the
     /// end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
+        self.turn_as::<false>(now)
+    }
+
+    /// [`Self::turn`] of a worker that may capture.
+    pub fn turn_with_capture(&mut self, now: Now) -> bool {
+        self.turn_as::<true>(now)
+    }
+
+    #[inline(always)]
+    fn turn_as<const CAPTURES: bool>(&mut self, now: Now) -> bool {
         if let Some(began) = self.batch_began.take() {
             let took = now.nanos().saturating_sub(began.nanos());
             self.setup.counters.count_batch_time(took / 1000);
@@ -113,8 +138,22 @@ impl<I: FrameIo> Worker<I> {
         if busy {
             self.batch_began = Some(now);
             self.setup.counters.batches.add(1);
-            self.forwarder
-                .forward(&mut self.io, &mut self.epoch, &mut self.frames, now);
+            let Self {
+                io,
+                setup,
+                forwarder,
+                epoch,
+                frames,
+                capture,
+                ..
+            } = self;
+            match capture {
+                Some(capture) if CAPTURES => {
+                    let worker = (setup.number, forwarder);
+                    capture.forward(worker, io, epoch, frames, now);
+                }
+                _ => forwarder.forward(io, epoch, frames, now),
+            }
             self.io.flush();
         }
         self.sweep(now);

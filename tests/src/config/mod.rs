@@ -54,6 +54,9 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Serialize)]
 struct Admin {
     socket: PathBuf,
+    read_socket: Option<PathBuf>,
+    listen: Option<&'static str>,
+    token_file: Option<PathBuf>,
 }
 
 fn metrics<S: Serializer>(listen: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
@@ -186,6 +189,7 @@ impl Config {
             poll: "adaptive",
             admin: Admin {
                 socket: directory.join("run/waxwing.sock"),
+                ..Admin::default()
             },
             ports: ports.collect(),
             ..Self::default()
@@ -209,6 +213,21 @@ impl Config {
     pub fn with_socket(mut self, path: PathBuf) -> Self {
         self.admin.socket = path;
         self
+    }
+
+    /// Serves the API on a TCP port too, for those who have this file's token.
+    #[must_use]
+    pub fn listening(mut self, listen: &'static str, token_file: PathBuf) -> Self {
+        self.admin.listen = Some(listen);
+        self.admin.token_file = Some(token_file);
+        self
+    }
+
+    /// Adds the socket that changes nothing. Returns its path.
+    pub fn add_read_socket(&mut self) -> PathBuf {
+        let path = self.admin.socket.with_extension("read");
+        self.admin.read_socket = Some(path.clone());
+        path
     }
 
     /// Returns the admin socket's path.

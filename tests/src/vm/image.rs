@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use super::archive::Archive;
 use super::kernel::Kernel;
 use crate::actors::built_program;
-use crate::process;
+use crate::{process, tools};
 
 /// Installed programs that are copied to the guest.
 pub(super) const PROGRAMS: &[&str] = &[
@@ -70,7 +70,7 @@ impl Image {
             programs.push((built_program(name)?, Path::new(OURS).join(name)));
         }
         for name in PROGRAMS.iter().chain(&self.more_programs) {
-            let here = find_program(name).with_context(|| format!("not installed: {name}"))?;
+            let here = tools::find(name)?;
             // The kernel looks for `modprobe` only in `/sbin`.
             programs.push((here, Path::new("/sbin").join(name)));
         }
@@ -92,15 +92,6 @@ impl Image {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Returns the path of an installed program: in `PATH`, `/usr/sbin` or `/sbin`.
-pub(super) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
 }
 
 /// Returns the paths of a program's shared libraries and of its loader, as `ldd` lists them.

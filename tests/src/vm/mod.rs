@@ -55,7 +55,7 @@ pub fn missing() -> Option<String> {
     let needed = HOST_TOOLS.iter().chain(image::PROGRAMS);
     let missing: Vec<&str> = needed
         .copied()
-        .filter(|tool| image::find_program(tool).is_none())
+        .filter(|tool| crate::tools::find(tool).is_err())
         .collect();
     if !missing.is_empty() {
         return Some(format!(

@@ -6,9 +6,11 @@
 //! A scenario that cannot run on this machine is reported as ignored, with the reason.
 
 mod adoption;
+mod api;
 mod attack;
 mod availability;
 mod balance;
+mod capture;
 mod checks;
 mod consequences;
 mod crafted;
@@ -48,7 +50,6 @@ mod upgrade;
 mod versions;
 mod vip_responder;
 
-use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
@@ -58,6 +59,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use waxwing_tests::netns;
 use waxwing_tests::pids_limit::PidsLimit;
+use waxwing_tests::tools;
 
 /// Longest run time of a scenario.
 const SCENARIO_TIMEOUT: Duration = Duration::from_secs(180);
@@ -170,6 +172,8 @@ fn main() {
         consequences::SCENARIOS,
         availability::SCENARIOS,
         steer::SCENARIOS,
+        api::SCENARIOS,
+        capture::SCENARIOS,
         metrics::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,
@@ -276,7 +280,10 @@ fn missing(scenario: &Scenario) -> Option<String> {
     }
     let tools = TOOLS.iter().chain(scenario.tools);
     let tools = tools.filter(|tool| ![VLAN_DEVICES, PIDS_CONTROLLER].contains(*tool));
-    let missing: Vec<&str> = tools.copied().filter(|tool| !is_installed(tool)).collect();
+    let missing: Vec<&str> = tools
+        .copied()
+        .filter(|tool| tools::find(tool).is_err())
+        .collect();
     (!missing.is_empty()).then(|| {
         format!(
             "not installed: {}; `cargo xtask setup` installs it",
@@ -293,13 +300,6 @@ fn can_make_vlan() -> bool {
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-fn is_installed(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|directory| Path::new(&directory).join(tool).is_file())
 }
 
 /// Ends the whole run if a scenario hangs, because later results would be unreliable.

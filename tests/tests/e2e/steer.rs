@@ -1,11 +1,14 @@
 //! The operator asks what would happen, and changes what happens.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use waxwing_tests::actors::built_program;
+use waxwing_tests::process::retry;
 use waxwing_tests::topology::{CLIENT4, VIP4};
-use waxwing_tests::{Layout, Topology, Waxwing, query};
+use waxwing_tests::{Layout, Process, Topology, Waxwing, query};
 
 use crate::consequences::{WEB, assert_reset, assert_served_by, server_of, stay};
 use crate::health::three;
@@ -14,7 +17,11 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(an_explanation_comes_true),
     scenario!(what_the_operator_changes_is_in_effect_and_recorded),
+    scenario!(the_live_view_shows_rates_and_drains, "script"),
 ];
+
+/// How long the live view may take for what it is asked.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The explanation of the client's packet from this port, and the command's exit code.
 fn explain(waxwing: &Waxwing<'_>, port: u16) -> Result<(Value, Option<i32>)> {
@@ -123,5 +130,48 @@ fn what_the_operator_changes_is_in_effect_and_recorded() -> Result<()> {
             .with_context(|| format!("no {part}: {events}"))?;
         ensure!(line.contains("uid 0, pid "), "{line}");
     }
+    waxwing.stop().map(drop)
+}
+
+fn the_live_view_shows_rates_and_drains() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    config.service_mut("web")?.health.clear();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let (program, socket) = (built_program("waxwing")?, config.socket());
+    let shell = format!(
+        "stty rows 30 columns 160; exec {} top --socket {} --every 200ms",
+        program.display(),
+        socket.display()
+    );
+    // It gives the command a terminal. Of the screen only what changes is written, word by word.
+    let mut command = topology.balancer.command("script");
+    command.args([
+        "--quiet",
+        "--return",
+        "--flush",
+        "--command",
+        &shell,
+        "/dev/null",
+    ]);
+    let mut top = Process::spawn_asked("waxwing top", &command)?;
+    let shows = |top: &Process, text: &str| {
+        retry(PATIENCE, || {
+            let screen = top.stdout();
+            ensure!(screen.contains(text), "no {text:?} on the screen: {screen}");
+            Ok(())
+        })
+    };
+    shows(&top, "server-3")?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    shows(&top, "█")?;
+    // The service is chosen first, then its first backend. What is not confirmed is not done.
+    top.ask("jjxn")?;
+    top.ask("dy")?;
+    let expected = ["draining", "unchecked", "unchecked"];
+    waxwing.wait_status("the drain", |status| status.states("web") == expected)?;
+    top.ask("q")?;
+    let finished = top.finish(PATIENCE)?;
+    ensure!(finished.status.success(), "{}", finished.stdout);
     waxwing.stop().map(drop)
 }

@@ -63,7 +63,7 @@ pub(super) fn table(backends: &[BackendStatus]) -> Table {
 }
 
 /// Returns the state, in capitals if nobody asked for it.
-pub(super) fn state(backend: &BackendStatus) -> String {
+pub(crate) fn state(backend: &BackendStatus) -> String {
     if let Some(service) = &backend.removed_from {
         return format!("removed from {service}");
     }

@@ -12,6 +12,7 @@ mod units;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backends::state;
 pub(crate) use tree::tree;
 
 use std::fmt::{self, Write};

@@ -4,14 +4,15 @@
 
 use std::fmt::Display;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{post, put};
-use axum::{Json, Router};
 use tokio::sync::oneshot;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::caller::Caller;
 use crate::admin::requests::{
@@ -20,23 +21,23 @@ use crate::admin::requests::{
 use crate::admin::server::{App, Request};
 use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
 use crate::admin::signals::{self, SetSignals};
-use crate::admin::status::ReloadStatus;
+use crate::admin::status::{ErrorBody, ReloadStatus};
 use crate::publish::controller::reload::ApplyError;
 
 /// The longest body of a request that the log shows, in bytes.
 const BODY_SHOWN: usize = 1024;
 
-pub(super) fn router(app: App) -> Router {
-    Router::new()
-        .route("/v1/signals", post(set_signals))
-        .route("/v1/backends", post(set_backend))
-        .route("/v1/backends/weight", post(set_weight))
-        .route("/v1/sessions/kill", post(kill))
-        .route("/v1/modules/lift", post(lift))
-        .route("/v1/modules/rollback", post(roll_back))
-        .route("/v1/reload", post(reload))
-        .route("/v1/config/validate", post(validate))
-        .route("/v1/config", put(apply))
+pub(super) fn router(app: App) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(set_signals))
+        .routes(routes!(set_backend))
+        .routes(routes!(set_weight))
+        .routes(routes!(kill))
+        .routes(routes!(lift))
+        .routes(routes!(roll_back))
+        .routes(routes!(reload))
+        .routes(routes!(validate))
+        .routes(routes!(apply))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(app)
 }
@@ -66,6 +67,10 @@ pub(super) async fn record(request: HttpRequest, next: Next) -> Response {
     answer
 }
 
+/// Sets a backend's signals.
+#[utoipa::path(post, path = "/v1/signals", request_body = SetSignals,
+    responses((status = 200, description = "Set"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn set_signals(State(app): State<App>, Json(request): Json<SetSignals>) -> Response {
     let view = app.reporter.view.get();
     match signals::set(&view, &app.reporter.gauges, &request) {
@@ -87,33 +92,67 @@ async fn ask<T, E: Display>(
     }
 }
 
+/// Drains, disables or enables a backend.
+#[utoipa::path(post, path = "/v1/backends", request_body = SetBackend, responses(
+    (status = 200, description = "In effect", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn set_backend(State(app): State<App>, Json(body): Json<SetBackend>) -> Response {
     ask(&app, |answer| Request::SetBackend(body, answer), nothing).await
 }
 
+/// Sets a backend's weight.
+#[utoipa::path(post, path = "/v1/backends/weight", request_body = SetWeight, responses(
+    (status = 200, description = "In effect", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn set_weight(State(app): State<App>, Json(body): Json<SetWeight>) -> Response {
     ask(&app, |answer| Request::SetWeight(body, answer), nothing).await
 }
 
+/// Ends the quarantine of a module's builds.
+#[utoipa::path(post, path = "/v1/modules/lift", request_body = LiftQuarantine, responses(
+    (status = 200, description = "The builds' hashes", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn lift(State(app): State<App>, Json(body): Json<LiftQuarantine>) -> Response {
     let text = |hashes: Vec<String>| hashes.join("\n") + "\n";
     ask(&app, |answer| Request::Lift(body, answer), text).await
 }
 
+/// Has the build before a module's newest one serve.
+#[utoipa::path(post, path = "/v1/modules/rollback", request_body = RollBack, responses(
+    (status = 200, description = "What serves instead", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn roll_back(State(app): State<App>, Json(body): Json<RollBack>) -> Response {
     let text = |done: String| done + "\n";
     ask(&app, |answer| Request::RollBack(body, answer), text).await
 }
 
+/// Reads the config again.
+#[utoipa::path(post, path = "/v1/reload", responses(
+    (status = 200, description = "What changed", body = String, content_type = "text/plain"),
+    (status = 409, description = "Every error of the config", body = ErrorBody)))]
 async fn reload(State(app): State<App>) -> Response {
     ask(&app, Request::Reload, |done| changes(&done)).await
 }
 
+/// Says what a config would change.
+#[utoipa::path(post, path = "/v1/config/validate",
+    request_body(content = String, content_type = "text/plain", description = "The config"), responses(
+    (status = 200, description = "Its warnings and changes", body = String, content_type = "text/plain"),
+    (status = 409, description = "Every error of the config", body = ErrorBody)))]
 async fn validate(State(app): State<App>, text: String) -> Response {
     let text = |answer| Request::Validate(text, answer);
     ask(&app, text, |done| changes(&done)).await
 }
 
+/// Replaces the config.
+#[utoipa::path(put, path = "/v1/config",
+    params(("If-Match" = Option<String>, Header, description = "The `ETag` of the config in effect")),
+    request_body(content = String, content_type = "text/plain", description = "The config"), responses(
+    (status = 200, description = "Warnings, what changed", body = String, content_type = "text/plain"),
+    (status = 409, description = "Every error of the config", body = ErrorBody),
+    (status = 412, description = "Another config is in effect, or the file has changes that are not",
+        body = ErrorBody),
+    (status = 428, description = "There is no `If-Match`", body = ErrorBody)))]
 async fn apply(State(app): State<App>, headers: HeaderMap, text: String) -> Response {
     let tag = headers
         .get(header::IF_MATCH)
@@ -146,7 +185,11 @@ fn changes(done: &ReloadStatus) -> String {
     texts.map(|text| format!("{text}\n")).collect()
 }
 
-/// Ends sessions; answers with how many.
+/// Ends sessions.
+#[utoipa::path(post, path = "/v1/sessions/kill", request_body = KillSessions, responses(
+    (status = 200, description = "How many end", body = String, content_type = "text/plain"),
+    (status = 404, description = "There is no such service", body = ErrorBody),
+    (status = 409, description = "The reason", body = ErrorBody)))]
 async fn kill(State(app): State<App>, Json(request): Json<KillSessions>) -> Response {
     if request == KillSessions::default() {
         let text =

@@ -77,15 +77,20 @@ pub struct Client {
     path: PathBuf,
 }
 
+/// An answer, read as it arrives.
+pub struct Parts {
+    path: PathBuf,
+    response: Response<Incoming>,
+    connection: AbortHandle,
+}
+
 /// A list with an item per line, read as it arrives.
 pub struct Lines<T> {
-    path: PathBuf,
+    parts: Parts,
     items: PhantomData<T>,
-    response: Response<Incoming>,
     buffer: Vec<u8>,
     /// The bytes of the buffer already returned.
     consumed: usize,
-    connection: AbortHandle,
 }
 
 impl Client {
@@ -212,18 +217,36 @@ impl Client {
         self.lines("/v1/events", query).await
     }
 
-    async fn lines<T>(
+    /// Returns a list with an item per line, by the query's parameters that have a value.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn lines<T>(
         &self,
         path: &str,
         query: &[(&str, Option<String>)],
     ) -> Result<Lines<T>, ClientError> {
-        let (response, connection) = self.send(Method::GET, &target(path, query), None).await?;
         Ok(Lines {
-            path: self.path.clone(),
+            parts: self.parts(path, query).await?,
             items: PhantomData,
-            response,
             buffer: Vec::new(),
             consumed: 0,
+        })
+    }
+
+    /// Returns an answer in parts, as they arrive.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn parts(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+    ) -> Result<Parts, ClientError> {
+        let (response, connection) = self.send(Method::GET, &target(path, query), None).await?;
+        Ok(Parts {
+            path: self.path.clone(),
+            response,
             connection,
         })
     }
@@ -345,6 +368,37 @@ fn escaped(text: &str) -> String {
     text.bytes().map(escape).collect()
 }
 
+impl Parts {
+    /// Returns the next part; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ClientError`], also if the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let frame = timeout(ANSWER_MAX, self.response.body_mut().frame()).await;
+        let frame = frame.map_err(|_| ClientError::Late {
+            path: self.path.clone(),
+            within: ANSWER_MAX,
+        })?;
+        match frame.transpose() {
+            Ok(frame) => Ok(frame.map(|frame| frame.into_data().unwrap_or_default())),
+            Err(error) => Err(self.failed(format!("the answer broke off: {error}"))),
+        }
+    }
+
+    fn failed(&self, why: String) -> ClientError {
+        ClientError::Failed {
+            path: self.path.clone(),
+            why,
+        }
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
 impl<T: DeserializeOwned> Lines<T> {
     /// Returns the next item: its line of JSON, and parsed.
     ///
@@ -360,39 +414,20 @@ impl<T: DeserializeOwned> Lines<T> {
                 if line.is_empty() {
                     continue;
                 }
-                let item =
-                    serde_json::from_str(&line).map_err(|e| self.failed(format!("{e}: {line}")))?;
+                let item = serde_json::from_str(&line)
+                    .map_err(|e| self.parts.failed(format!("{e}: {line}")))?;
                 return Ok(Some((line, item)));
             }
             if rest.len() > LINE_MAX {
-                return Err(self.failed("a line of the list is too long".into()));
+                return Err(self.parts.failed("a line of the list is too long".into()));
             }
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
-            let frame = timeout(ANSWER_MAX, self.response.body_mut().frame()).await;
-            let frame = frame.map_err(|_| ClientError::Late {
-                path: self.path.clone(),
-                within: ANSWER_MAX,
-            })?;
-            match frame {
-                Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(e)) => return Err(self.failed(format!("the list broke off: {e}"))),
+            match self.parts.next().await? {
+                Some(part) => self.buffer.extend(part),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(self.failed("the list broke off".into())),
+                None => return Err(self.parts.failed("the list broke off".into())),
             }
         }
-    }
-
-    fn failed(&self, why: String) -> ClientError {
-        ClientError::Failed {
-            path: self.path.clone(),
-            why,
-        }
-    }
-}
-
-impl<T> Drop for Lines<T> {
-    fn drop(&mut self) {
-        self.connection.abort();
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: no peer keeps another one waiting. A connection whose peer sends no request or takes no answer
 //! is closed after [`STALLED_MAX`], or at once when its place is needed for a new one.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -29,6 +30,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::caller::Caller;
+use crate::admin::errors::with_json_error;
 
 /// The most open connections, however many files may be open.
 const CONNECTIONS_MAX: u64 = 256;
@@ -159,7 +161,10 @@ impl Connection {
         let handled = Arc::clone(&progress);
         let service = service_fn(move |request| {
             let (router, progress) = (router.clone(), Arc::clone(&handled));
-            async move { handle(request, caller, router, &progress).await }
+            async move {
+                let answer = handle(request, caller, router, &progress).await;
+                Ok::<_, Infallible>(with_json_error(answer).await)
+            }
         });
         let task = tokio::spawn(async move {
             let mut http = http1::Builder::new();
@@ -194,7 +199,7 @@ async fn handle(
     caller: Option<Caller>,
     router: Router,
     progress: &Progress,
-) -> Result<Response, std::convert::Infallible> {
+) -> Response {
     let (head, body) = request.into_parts();
     let max = match head.uri.path().starts_with("/v1/config") {
         true => CONFIG_MAX,
@@ -204,11 +209,11 @@ async fn handle(
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => {
             let text = format!("{error}; a request may have {max} bytes");
-            return Ok((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
+            return (StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
         }
         Err(_) => {
             let text = format!("the request was not complete within {STALLED_MAX:?}");
-            return Ok((StatusCode::REQUEST_TIMEOUT, text).into_response());
+            return (StatusCode::REQUEST_TIMEOUT, text).into_response();
         }
     };
     progress.is_handling.store(true, Ordering::Relaxed);
@@ -216,7 +221,7 @@ async fn handle(
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
-    let response = TowerToHyperService::new(router).call(request).await;
+    let Ok(response) = TowerToHyperService::new(router).call(request).await;
     progress.note();
     progress.is_handling.store(false, Ordering::Relaxed);
     response

@@ -98,6 +98,9 @@ fn token(path: &Path) -> Result<Vec<u8>, TokenError> {
 async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     match gate.check(request.headers()) {
         Ok(()) => next.run(request).await,
+        Err(refusal @ (StatusCode::UNAUTHORIZED, _)) => {
+            ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
+        }
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -7,11 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use axum::routing::get;
 use serde::Deserialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::filter::NoSuchService;
 use crate::admin::report::Reporter;
@@ -69,7 +69,7 @@ impl MetricsListener {
     pub(crate) async fn serve(self, reporter: Arc<Reporter>) {
         match self.0.listen().await {
             Ok(listener) => {
-                let router = router(reporter);
+                let router = router(reporter).into();
                 connections::serve("the port of metrics", listener, connections_max(), router)
                     .await;
             }
@@ -85,21 +85,26 @@ struct Scrapes {
 }
 
 /// Returns the route to the metrics.
-pub(crate) fn router(reporter: Arc<Reporter>) -> Router {
-    Router::new()
-        .route("/metrics", get(scrape))
+pub(crate) fn router(reporter: Arc<Reporter>) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(scrape))
         .with_state(Scrapes {
             reporter,
             writers: Writers::new("metrics", SCRAPES_MAX),
         })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct MetricsQuery {
+    /// A pattern of services' names, with `*` and `?`.
     service: Option<String>,
 }
 
+/// Returns the metrics as Prometheus reads them.
+#[utoipa::path(get, path = "/metrics", params(MetricsQuery),
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")))]
 async fn scrape(
     State(scrapes): State<Scrapes>,
     Query(query): Query<MetricsQuery>,

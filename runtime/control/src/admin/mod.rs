@@ -2,9 +2,11 @@
 
 pub(crate) mod availability;
 pub(crate) mod caller;
+pub mod capture;
 pub(crate) mod changes;
 pub mod client;
 pub(crate) mod connections;
+mod errors;
 pub mod events;
 pub mod explain;
 pub(crate) mod filter;
@@ -14,6 +16,8 @@ pub mod listener;
 pub mod log;
 pub(crate) mod metrics;
 pub mod metrics_listener;
+mod openapi;
+pub mod paging;
 pub mod ports;
 pub(crate) mod rates;
 pub mod report;

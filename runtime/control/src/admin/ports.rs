@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use waxwing_dataplane::capture::Capture;
+
 use crate::admin::status::PortStatus;
 
 /// What the I/O side reports of the attached ports.
@@ -26,6 +28,9 @@ pub trait AttachedPorts: Send + Sync {
     fn follow(&self) -> Followed {
         Followed::default()
     }
+
+    /// Has the workers capture packets, or no longer.
+    fn capture(&self, _: Option<&Capture>) {}
 
     /// Returns what another process must have alike to take the ports over: names and values.
     fn layout(&self) -> Vec<(String, String)> {

@@ -1,11 +1,12 @@
 //! The bodies of requests that change something at run time.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::health::AdminState;
 
 /// `POST /v1/backends`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetBackend {
     /// The service's name.
@@ -21,7 +22,7 @@ pub struct SetBackend {
 }
 
 /// `POST /v1/backends/weight`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetWeight {
     /// The service's name.
@@ -30,11 +31,12 @@ pub struct SetWeight {
     pub backend: String,
     /// 0 to 65,535, in place of the config's until it is set again or the backend leaves the config; `None`:
     /// that of the config.
+    #[schema(maximum = 65_535)]
     pub weight: Option<u32>,
 }
 
 /// `POST /v1/sessions/kill`: ends the sessions that pass all filters given, of which there must be one.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KillSessions {
     /// A pattern of names.
@@ -48,7 +50,7 @@ pub struct KillSessions {
 }
 
 /// `POST /v1/modules/lift`: ends the quarantine of builds, and tries the module's newest build again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LiftQuarantine {
     /// The module's name.
@@ -60,7 +62,7 @@ pub struct LiftQuarantine {
 
 /// `POST /v1/modules/rollback`: quarantines the newest build in use, a canary if there is one, and lets the
 /// build before it serve.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollBack {
     /// The module's name.

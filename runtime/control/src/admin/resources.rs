@@ -7,52 +7,37 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use waxwing_dataplane::DropReason;
 
 use crate::admin::events::{Event, Severity};
 use crate::admin::explain;
 use crate::admin::filter::{NoSuchService, ServiceFilter};
+use crate::admin::paging::{BackendsPage, Listing, Page, ServicesPage};
 use crate::admin::report::Reporter;
 use crate::admin::status::{
-    Availability, BackendStatus, ModuleStatus, PortStatus, PortsStatus, ServiceHealthStatus,
-    ServiceStatus, TrafficStatus, WorkerStatus,
+    Availability, BackendStatus, ModuleStatus, PortStatus, PortsStatus, SCHEMA_VERSION,
+    ServiceHealthStatus, ServiceStatus, TrafficStatus, WorkerStatus,
 };
 use crate::config::{Config, ParsedConfig};
-use crate::health::HealthState;
 use crate::publish::changes::Changes;
 use crate::publish::controller::reload::etag;
 use crate::time::unix_seconds;
-
-/// The version of what the API answers.
-pub const SCHEMA_VERSION: u32 = 1;
-
-/// The most items of a list, unless `limit` asks for others.
-const LIMIT: usize = 1000;
 
 /// How often a follower of events gets an empty line while nothing happens, so that neither end takes the
 /// other for gone.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// A part of a list.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct Listing<T> {
-    pub schema_version: u32,
-    /// The items that the query matches, on all pages.
-    pub total: usize,
-    pub offset: usize,
-    pub items: Vec<T>,
-}
-
 /// An item of `GET /v1/services`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ServiceItem {
     pub name: String,
     pub vip: String,
@@ -80,7 +65,7 @@ pub struct ServiceItem {
 }
 
 /// An item of `GET /v1/backends`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackendItem {
     pub service: String,
     #[serde(flatten)]
@@ -88,7 +73,7 @@ pub struct BackendItem {
 }
 
 /// An item of `GET /v1/modules`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ModuleItem {
     /// `policy` or `check`.
     pub kind: String,
@@ -97,7 +82,7 @@ pub struct ModuleItem {
 }
 
 /// An item of `GET /v1/drops`: packets dropped for a reason, by all workers.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DropItem {
     pub reason: String,
     /// The service; `None`: all packets, of no known service too.
@@ -106,7 +91,7 @@ pub struct DropItem {
 }
 
 /// `GET /v1/config`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ConfigItem {
     pub schema_version: u32,
     pub path: String,
@@ -120,7 +105,7 @@ pub struct ConfigItem {
 }
 
 /// `GET /v1/config/diff`: what a reload would do.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ConfigDiff {
     pub schema_version: u32,
     /// What it would change, such as `+1 backend`; `nothing changed`.
@@ -131,80 +116,9 @@ pub struct ConfigDiff {
     pub errors: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
-    service: Option<String>,
-    /// Of backends.
-    state: Option<HealthState>,
-    limit: Option<usize>,
-    offset: Option<usize>,
-    /// A field by which the items are sorted, the largest first: `active`, or `forward.bytes`.
-    sort: Option<String>,
-}
-
-impl ListQuery {
-    /// Answers with the page of a list that is asked for.
-    fn page<T: Serialize>(&self, items: impl IntoIterator<Item = T>) -> Response {
-        match &self.sort {
-            None => self.page_of(items),
-            Some(field) => match sorted(items, field) {
-                Ok(items) => self.page_of(items),
-                Err(why) => (StatusCode::BAD_REQUEST, why).into_response(),
-            },
-        }
-    }
-
-    fn page_of<T: Serialize>(&self, items: impl IntoIterator<Item = T>) -> Response {
-        let (offset, limit) = (self.offset.unwrap_or(0), self.limit.unwrap_or(LIMIT));
-        let mut total = 0;
-        let mut page = Vec::new();
-        for item in items {
-            if total >= offset && page.len() < limit {
-                page.push(item);
-            }
-            total += 1;
-        }
-        Json(Listing {
-            schema_version: SCHEMA_VERSION,
-            total,
-            offset,
-            items: page,
-        })
-        .into_response()
-    }
-}
-
-/// Returns items by a field of theirs, the largest first; those with equal ones stay in their order.
-fn sorted<T: Serialize>(
-    items: impl IntoIterator<Item = T>,
-    field: &str,
-) -> Result<Vec<Value>, String> {
-    let items = items.into_iter().map(serde_json::to_value);
-    let mut items: Vec<Value> = items.collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-    let pointer = format!("/{}", field.replace('.', "/"));
-    let is_known = items
-        .first()
-        .is_none_or(|item| item.pointer(&pointer).is_some());
-    if !is_known {
-        return Err(format!(
-            "the items have no field \"{field}\"; `--json` shows those they have"
-        ));
-    }
-    let number = |item: &Value| item.pointer(&pointer).and_then(Value::as_f64);
-    let text = |item: &Value| item.pointer(&pointer).map(ToString::to_string);
-    items.sort_by(|a, b| match (number(a), number(b)) {
-        (Some(a), Some(b)) => b.total_cmp(&a),
-        (a, b) => b.is_some().cmp(&a.is_some()),
-    });
-    if items.iter().all(|item| number(item).is_none()) {
-        items.sort_by_key(text);
-    }
-    Ok(items)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct EventsQuery {
     /// The number of the last event that is known.
     #[serde(default)]
@@ -212,6 +126,7 @@ struct EventsQuery {
     /// The least severity.
     #[serde(default)]
     severity: Severity,
+    /// As [`Event::area`].
     area: Option<String>,
     /// Whether the answer goes on with the events to come.
     #[serde(default)]
@@ -228,28 +143,42 @@ impl EventsQuery {
 type Answer = Result<Response, NoSuchService>;
 
 /// Returns the routes to the resources.
-pub(super) fn router(reporter: Arc<Reporter>) -> Router {
-    Router::new()
-        .route("/v1/services", get(services))
-        .route("/v1/backends", get(backends))
-        .route("/v1/modules", get(modules))
-        .route("/v1/ports", get(ports))
-        .route("/v1/workers", get(workers))
-        .route("/v1/drops", get(drops))
-        .route("/v1/events", get(events))
-        .route("/v1/explain", get(explain::explain))
-        .route("/v1/config", get(config))
-        .route("/v1/config/diff", get(config_diff))
+pub(super) fn router(reporter: Arc<Reporter>) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(services))
+        .routes(routes!(backends))
+        .routes(routes!(modules))
+        .routes(routes!(ports))
+        .routes(routes!(workers))
+        .routes(routes!(drops))
+        .routes(routes!(events))
+        .routes(routes!(explain::explain))
+        .routes(routes!(config))
+        .routes(routes!(config_diff))
         .with_state(reporter)
 }
 
-async fn services(State(reporter): State<Arc<Reporter>>, Query(query): Query<ListQuery>) -> Answer {
-    let filter = reporter.filter(query.service.clone())?;
-    Ok(query.page(reporter.service_items(&filter)))
+/// Lists services, with their health, sessions and traffic.
+#[utoipa::path(get, path = "/v1/services", params(ServicesPage),
+    responses((status = 200, description = "A page of services", body = Listing<ServiceItem>)))]
+async fn services(
+    State(reporter): State<Arc<Reporter>>,
+    Query(query): Query<ServicesPage>,
+) -> Answer {
+    let (service, page) = query.split();
+    let filter = reporter.filter(service)?;
+    Ok(page.answer(reporter.service_items(&filter)))
 }
 
-async fn backends(State(reporter): State<Arc<Reporter>>, Query(query): Query<ListQuery>) -> Answer {
-    let filter = reporter.session_filter(query.service.clone())?;
+/// Lists backends, removed ones that still have sessions too.
+#[utoipa::path(get, path = "/v1/backends", params(BackendsPage),
+    responses((status = 200, description = "A page of backends", body = Listing<BackendItem>)))]
+async fn backends(
+    State(reporter): State<Arc<Reporter>>,
+    Query(query): Query<BackendsPage>,
+) -> Answer {
+    let (service, wanted, page) = query.split();
+    let filter = reporter.session_filter(service)?;
     let status = reporter.status(&filter);
     let listed = status.services.into_iter().flat_map(|service| {
         let name = service.name;
@@ -264,14 +193,14 @@ async fn backends(State(reporter): State<Arc<Reporter>>, Query(query): Query<Lis
         .chain(removed)
         .map(|(service, backend)| BackendItem { service, backend });
     let state = |item: &BackendItem| item.backend.health.as_ref().map(|health| health.state);
-    let items = items.filter(|item| query.state.is_none() || state(item) == query.state);
-    Ok(query.page(items))
+    let items = items.filter(|item| wanted.is_none() || state(item) == wanted);
+    Ok(page.answer(items))
 }
 
-async fn modules(
-    State(reporter): State<Arc<Reporter>>,
-    Query(query): Query<ListQuery>,
-) -> Response {
+/// Lists policy modules, then health check modules.
+#[utoipa::path(get, path = "/v1/modules", params(Page),
+    responses((status = 200, description = "A page of modules", body = Listing<ModuleItem>)))]
+async fn modules(State(reporter): State<Arc<Reporter>>, Query(page): Query<Page>) -> Response {
     let item = |kind: &'static str| {
         move |module| ModuleItem {
             kind: kind.to_owned(),
@@ -284,26 +213,37 @@ async fn modules(
         .into_iter()
         .map(item("policy"));
     let checks = reporter.check_host.status().into_iter().map(item("check"));
-    query.page(policies.chain(checks))
+    page.answer(policies.chain(checks))
 }
 
-async fn ports(State(reporter): State<Arc<Reporter>>, Query(query): Query<ListQuery>) -> Response {
-    query.page::<PortStatus>(reporter.ports())
+/// Lists ports.
+#[utoipa::path(get, path = "/v1/ports", params(Page),
+    responses((status = 200, description = "A page of ports", body = Listing<PortStatus>)))]
+async fn ports(State(reporter): State<Arc<Reporter>>, Query(page): Query<Page>) -> Response {
+    page.answer::<PortStatus>(reporter.ports())
 }
 
-async fn workers(
-    State(reporter): State<Arc<Reporter>>,
-    Query(query): Query<ListQuery>,
-) -> Response {
+/// Lists workers, with their counters.
+#[utoipa::path(get, path = "/v1/workers", params(Page),
+    responses((status = 200, description = "A page of workers", body = Listing<WorkerStatus>)))]
+async fn workers(State(reporter): State<Arc<Reporter>>, Query(page): Query<Page>) -> Response {
     let view = reporter.view.get();
-    query.page::<WorkerStatus>(reporter.workers(&view.snapshot))
+    page.answer::<WorkerStatus>(reporter.workers(&view.snapshot))
 }
 
-async fn drops(State(reporter): State<Arc<Reporter>>, Query(query): Query<ListQuery>) -> Answer {
-    let filter = reporter.filter(query.service.clone())?;
-    Ok(query.page(reporter.drop_items(&filter)))
+/// Lists why packets were dropped: over all, then by service.
+#[utoipa::path(get, path = "/v1/drops", params(ServicesPage),
+    responses((status = 200, description = "A page of reasons", body = Listing<DropItem>)))]
+async fn drops(State(reporter): State<Arc<Reporter>>, Query(query): Query<ServicesPage>) -> Answer {
+    let (service, page) = query.split();
+    let filter = reporter.filter(service)?;
+    Ok(page.answer(reporter.drop_items(&filter)))
 }
 
+/// Returns the config in effect.
+#[utoipa::path(get, path = "/v1/config",
+    responses((status = 200, description = "The config", body = ConfigItem,
+        headers(("ETag" = String, description = "What `If-Match` of `PUT /v1/config` takes")))))]
 async fn config(State(reporter): State<Arc<Reporter>>) -> Response {
     let view = reporter.view.get();
     let source = view.config.source();
@@ -320,6 +260,9 @@ async fn config(State(reporter): State<Arc<Reporter>>) -> Response {
     (tag, config).into_response()
 }
 
+/// Says what a reload would change.
+#[utoipa::path(get, path = "/v1/config/diff",
+    responses((status = 200, description = "The changes", body = ConfigDiff)))]
 async fn config_diff(State(reporter): State<Arc<Reporter>>) -> Response {
     let running = Arc::clone(&reporter.view.get().config);
     let compared = tokio::task::spawn_blocking(move || {
@@ -348,7 +291,10 @@ async fn config_diff(State(reporter): State<Arc<Reporter>>) -> Response {
     }
 }
 
-/// Answers with an event per line.
+/// Lists what happened, an event per line.
+#[utoipa::path(get, path = "/v1/events", params(EventsQuery),
+    responses((status = 200, description = "The newest 4,096 events, the oldest first; a follower gets an \
+        empty line every three seconds", body = Event, content_type = "application/x-ndjson")))]
 async fn events(
     State(reporter): State<Arc<Reporter>>,
     Query(query): Query<EventsQuery>,

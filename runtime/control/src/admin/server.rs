@@ -1,25 +1,7 @@
 //! The admin server: HTTP/1.1 over the [admin socket](crate::admin::socket), over a second one that changes
 //! nothing, and over a [TCP port](crate::admin::listener) for those who have a token.
 //!
-//! | request | response |
-//! |---|---|
-//! | `GET /v1/status?service=PATTERN` | a [`Status`] |
-//! | `GET /v1/health?service=PATTERN` | a [`HealthReport`] |
-//! | `GET /v1/{services,backends,modules,ports,workers,drops}` | a [`Listing`](resources::Listing) |
-//! | `GET /v1/sessions?service=PATTERN&client=NET&backend=NAME&…` | a [`SessionStatus`] per line |
-//! | `GET /v1/events?after=N&severity=S&area=A&follow=true` | an [`Event`] per line |
-//! | `GET /v1/explain?protocol=P&client=C&vip=V&port=NAME&bytes=N` | an [`Explanation`] |
-//! | `GET /v1/config`, `GET /v1/config/diff` | the config in effect; what a reload would change |
-//! | `GET /metrics?service=PATTERN` | the metrics, as the [listener](metrics_listener) for them serves |
-//! | `POST /v1/signals` with a [`SetSignals`] | 200, or 409 with the error |
-//! | `POST /v1/backends` with a [`SetBackend`] | 200 once it is in effect, or 409 with the error |
-//! | `POST /v1/backends/weight` with a [`SetWeight`] | the same |
-//! | `POST /v1/sessions/kill` with a [`KillSessions`] | 200 with how many, or 409 with the error |
-//! | `POST /v1/modules/rollback` with a [`RollBack`] | 200 with what serves instead, or 409 with the error |
-//! | `POST /v1/modules/lift` with a [`LiftQuarantine`] | 200 with the hashes, or 409 with the error |
-//! | `POST /v1/config/validate` with a config's text | the same, and nothing changes |
-//! | `PUT /v1/config` with a config's text and `If-Match` | 200 with what changed, 409 with errors, or 412 |
-//! | `POST /v1/reload` | 200 with what changed and the warnings, or 409 with all errors of the config |
+//! `GET /v1/openapi.json` describes each request and its answers.
 //!
 //! An error is a JSON object with `schema_version`, `status` and `error`, a text for people.
 //!
@@ -27,14 +9,6 @@
 //!
 //! Invariant: answers come from the controller's published view and from counters. No request makes a
 //! worker wait, and only a `POST` or `PUT` changes anything.
-//!
-//! [`Explanation`]: crate::admin::explain::Explanation
-//! [`SetSignals`]: crate::admin::signals::SetSignals
-//! [`KillSessions`]: crate::admin::requests::KillSessions
-//! [`Event`]: crate::admin::events::Event
-//! [`Status`]: crate::admin::status::Status
-//! [`HealthReport`]: crate::admin::status::HealthReport
-//! [`SessionStatus`]: crate::admin::status::SessionStatus
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -42,25 +16,24 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::filter::NoSuchService;
+use crate::admin::openapi::described;
 use crate::admin::report::Reporter;
 use crate::admin::requests::{ApplyConfig, LiftQuarantine, RollBack, SetBackend, SetWeight};
-use crate::admin::resources::{self, SCHEMA_VERSION};
+use crate::admin::resources;
 use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
-use crate::admin::status::{ErrorBody, ReloadStatus};
+use crate::admin::status::{HealthReport, ReloadStatus, SessionStatus, Status};
 use crate::admin::stream::Writers;
-use crate::admin::{changes, metrics_listener};
+use crate::admin::{capture, changes, metrics_listener};
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::policies::{LiftError, RollBackError};
 use crate::publish::controller::reload::{ApplyError, ReloadError};
-
-/// The longest text of an error, in bytes.
-const ERROR_MAX: usize = 1 << 20;
 
 /// The most session lists that are read at the same time.
 const LISTS_MAX: usize = 8;
@@ -98,21 +71,23 @@ pub(crate) fn router(reporter: &Arc<Reporter>, requests: mpsc::Sender<Request>) 
         requests,
     };
     let changing = changes::router(app).layer(axum::middleware::from_fn(changes::record));
-    changing
-        .merge(reading(reporter))
-        .layer(axum::middleware::map_response(with_json_error))
+    described(
+        changing
+            .merge(capture::router(reporter))
+            .merge(reading(reporter)),
+    )
 }
 
 /// Returns the routes of the socket that changes nothing. Others are refused there.
 pub(crate) fn read_router(reporter: &Arc<Reporter>) -> Router {
-    reading(reporter).layer(axum::middleware::map_response(with_json_error))
+    described(reading(reporter))
 }
 
-fn reading(reporter: &Arc<Reporter>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/health", get(health))
-        .route("/v1/sessions", get(sessions))
+fn reading(reporter: &Arc<Reporter>) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(status))
+        .routes(routes!(health))
+        .routes(routes!(sessions))
         .with_state(Reading {
             reporter: Arc::clone(reporter),
             lists: Writers::new("sessions", LISTS_MAX),
@@ -135,12 +110,17 @@ struct Reading {
     lists: Writers,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 struct ServicesQuery {
+    /// A pattern of services' names, with `*` and `?`.
     service: Option<String>,
 }
 
+/// Returns everything that `waxwing status` shows.
+#[utoipa::path(get, path = "/v1/status", params(ServicesQuery),
+    responses((status = 200, description = "The status", body = Status)))]
 async fn status(
     State(app): State<Reading>,
     Query(query): Query<ServicesQuery>,
@@ -149,6 +129,9 @@ async fn status(
     Ok(Json(app.reporter.status(&filter)).into_response())
 }
 
+/// Judges the balancer and its services.
+#[utoipa::path(get, path = "/v1/health", params(ServicesQuery),
+    responses((status = 200, description = "The words and the reasons", body = HealthReport)))]
 async fn health(
     State(app): State<Reading>,
     Query(query): Query<ServicesQuery>,
@@ -157,6 +140,10 @@ async fn health(
     Ok(Json(app.reporter.health(&filter)).into_response())
 }
 
+/// Lists sessions, one per line.
+#[utoipa::path(get, path = "/v1/sessions", params(SessionsQuery),
+    responses((status = 200, description = "The sessions, in the order of the table", body = SessionStatus,
+        content_type = "application/x-ndjson")))]
 async fn sessions(State(app): State<Reading>, Query(query): Query<SessionsQuery>) -> Response {
     let filter = match SessionFilter::new(&app.reporter, &query) {
         Ok(filter) => filter,
@@ -172,30 +159,6 @@ async fn sessions(State(app): State<Reading>, Query(query): Query<SessionsQuery>
         }
         Ok(())
     })
-}
-
-/// Makes an error's text the JSON that all errors have, also those that a wrong path or query gives.
-async fn with_json_error(response: Response) -> Response {
-    let status = response.status();
-    if status.is_success() {
-        return response;
-    }
-    let text = axum::body::to_bytes(response.into_body(), ERROR_MAX).await;
-    let text = text.map_or_else(
-        |error| error.to_string(),
-        |text| String::from_utf8_lossy(&text).into(),
-    );
-    let reason = status.canonical_reason().unwrap_or_default();
-    let body = ErrorBody {
-        schema_version: SCHEMA_VERSION,
-        status: status.as_u16(),
-        error: if text.is_empty() {
-            reason.to_owned()
-        } else {
-            text
-        },
-    };
-    (status, Json(body)).into_response()
 }
 
 impl App {

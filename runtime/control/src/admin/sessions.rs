@@ -19,16 +19,20 @@ use crate::publish::keys::{BackendKey, service_in, snapshot_key};
 use crate::publish::view::View;
 
 /// The query of `GET /v1/sessions`.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct SessionsQuery {
-    service: Option<String>,
+    /// A pattern of services' names, with `*` and `?`.
+    pub(super) service: Option<String>,
     /// An address, or a network such as `198.51.100.0/24`.
-    client: Option<String>,
+    pub(super) client: Option<String>,
     /// A backend's name or endpoint.
-    backend: Option<String>,
+    pub(super) backend: Option<String>,
     /// `half-open`, `active` or `closing`.
-    phase: Option<String>,
+    #[param(pattern = "^(half-open|active|closing)$")]
+    pub(super) phase: Option<String>,
+    /// The most sessions.
     pub(super) limit: Option<usize>,
 }
 
@@ -66,8 +70,8 @@ pub(super) enum QueryError {
 /// Which sessions a request is about.
 pub(super) struct SessionFilter {
     services: ServiceFilter,
-    client: Option<Prefix>,
-    backends: Option<HashSet<BackendId>>,
+    pub(super) client: Option<Prefix>,
+    pub(super) backends: Option<HashSet<BackendId>>,
     phase: Option<Phase>,
 }
 
@@ -85,7 +89,7 @@ impl SessionFilter {
         });
         let phase = query.phase.as_deref().map(|text| {
             let mut phases = PHASES.into_iter();
-            let found = phases.find(|phase| label(*phase) == text);
+            let found = phases.find(|phase| phase_label(*phase) == text);
             found.ok_or_else(|| QueryError::Phase(text.to_owned()))
         });
         Ok(Self {
@@ -94,6 +98,13 @@ impl SessionFilter {
             backends: backends.transpose()?,
             phase: phase.transpose()?,
         })
+    }
+
+    /// Returns the ids of the services that pass.
+    pub(super) fn service_ids(&self, snapshot: &Snapshot) -> Vec<ServiceId> {
+        let services = snapshot.services();
+        let passing = services.filter(|service| self.services.passes(&service.name));
+        passing.map(|service| service.id).collect()
     }
 
     fn passes(&self, session: &Session, service: Option<&str>) -> bool {
@@ -210,7 +221,7 @@ pub(super) fn session_status(
         vip,
         source: source.map(|source| endpoint(source, session.source_port)),
         backend: endpoint(backend.address, backend.port_for(session.service_port)),
-        phase: label(session.tcp.phase()).to_owned(),
+        phase: phase_label(session.tcp.phase()).to_owned(),
         age_ms: tick_ms(now.tick().since(session.created)),
         idle_ms: tick_ms(now.tick().since(session.seen)),
     }
@@ -218,7 +229,8 @@ pub(super) fn session_status(
 
 const PHASES: [Phase; 3] = [Phase::HalfOpen, Phase::Established, Phase::Closing];
 
-const fn label(phase: Phase) -> &'static str {
+/// Returns a phase's name in the API.
+pub(super) const fn phase_label(phase: Phase) -> &'static str {
     match phase {
         Phase::HalfOpen => "half-open",
         Phase::Established => "active",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use waxwing_dataplane::Gauges;
 use waxwing_dataplane::counters::SIGNALS;
 
@@ -17,7 +18,7 @@ use crate::publish::keys::service_in;
 use crate::publish::view::View;
 
 /// `POST /v1/signals`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetSignals {
     /// The service's name.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use waxwing_dataplane::Ports;
 use waxwing_packet::{Address, Family};
 pub use waxwing_plugin::{
@@ -16,7 +17,10 @@ pub use waxwing_plugin::{
 
 pub use crate::health::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+/// The version of what the API answers.
+pub const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     pub version: String,
     pub pid: u32,
@@ -56,7 +60,7 @@ pub struct Status {
 }
 
 /// The log.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct LogStatus {
     /// Lines that standard error did not take.
     pub lines_dropped: u64,
@@ -65,7 +69,7 @@ pub struct LogStatus {
 }
 
 /// The config in effect.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ConfigStatus {
     /// The config file.
     pub path: String,
@@ -76,7 +80,7 @@ pub struct ConfigStatus {
 }
 
 /// The result of a reload.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ReloadStatus {
     pub at: u64,
     /// What it changed, such as `generation 9: +1 backend, 0 sessions touched`; empty if it was refused.
@@ -89,7 +93,7 @@ pub struct ReloadStatus {
 }
 
 /// An attached interface.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PortStatus {
     pub interface: String,
     /// The XDP mode: `native` or `generic`.
@@ -103,7 +107,7 @@ pub struct PortStatus {
 }
 
 /// The return path to clients.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ReturnPathStatus {
     /// Where replies currently go: `last-hop` or `route`.
     pub mode: String,
@@ -115,7 +119,7 @@ pub struct ReturnPathStatus {
 }
 
 /// One queue of an interface.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct QueueStatus {
     /// Its number, which is also its worker's.
     pub queue: u32,
@@ -128,14 +132,14 @@ pub struct QueueStatus {
 }
 
 /// Packets and bytes, link headers included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct TrafficStatus {
     pub packets: u64,
     pub bytes: u64,
 }
 
 /// A worker's counters.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStatus {
     pub worker: usize,
     pub received: TrafficStatus,
@@ -200,17 +204,18 @@ pub struct WorkerStatus {
 
 /// Batch durations in microseconds, up to a quarter too high: from the start of a turn with frames to the
 /// start of the next.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BatchTimes {
     pub p50_us: u64,
     pub p99_us: u64,
     pub p999_us: u64,
     /// Histogram by upper bound; empty buckets are omitted.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub buckets: BTreeMap<u64, u64>,
 }
 
 /// The session table.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct SessionsStatus {
     /// Sessions in it, in any phase.
     pub used: usize,
@@ -222,7 +227,7 @@ pub struct SessionsStatus {
 }
 
 /// A service's ports as in the config: one number, or a text.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PortsStatus {
     One(u16),
@@ -254,7 +259,7 @@ impl fmt::Display for PortsStatus {
 }
 
 /// A source address.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct SourceStatus {
     pub address: String,
     /// Its ports; `None` once it is removed from the config.
@@ -264,7 +269,7 @@ pub struct SourceStatus {
 }
 
 /// A service.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStatus {
     pub name: String,
     pub vip: String,
@@ -286,7 +291,9 @@ pub struct ServiceStatus {
 }
 
 /// Whether something can serve.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Availability {
     /// It serves, and nothing is known to be wrong.
@@ -310,7 +317,7 @@ impl Availability {
 }
 
 /// `GET /v1/health`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct HealthReport {
     /// The worst of the balancer's own and its services'.
     pub state: Availability,
@@ -321,7 +328,7 @@ pub struct HealthReport {
 }
 
 /// One service of `GET /v1/health`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ServiceHealthStatus {
     pub service: String,
     pub state: Availability,
@@ -336,7 +343,7 @@ pub struct ServiceHealthStatus {
 }
 
 /// A backend.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackendStatus {
     /// Its name in the config.
     pub name: Option<String>,
@@ -389,11 +396,12 @@ pub struct BackendStatus {
 }
 
 /// The next hop to a backend or a gateway.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct NextHopStatus {
     /// Whether packets can be sent.
     pub resolved: bool,
     /// The gateway, or the backend itself.
+    #[schema(value_type = Option<String>)]
     pub via: Option<IpAddr>,
     /// The outgoing interface.
     pub interface: Option<String>,
@@ -406,7 +414,7 @@ pub struct NextHopStatus {
 }
 
 /// A session: one line of `GET /v1/sessions`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct SessionStatus {
     /// The service's name, or VIP and port if the service was removed.
     pub service: String,
@@ -429,7 +437,7 @@ pub struct SessionStatus {
 }
 
 /// The body of an answer that is no success.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     pub schema_version: u32,
     /// The HTTP status.

@@ -38,7 +38,7 @@ impl Writers {
         }
     }
 
-    /// Answers with what `write` writes; 503 if all places are taken.
+    /// Answers with what `write` writes; 429 if all places are taken.
     pub(crate) fn answer(
         &self,
         content_type: &'static str,
@@ -48,7 +48,7 @@ impl Writers {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             let text =
                 format!("{max} answers with {what} are being read; ask again when one has ended");
-            return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+            return (StatusCode::TOO_MANY_REQUESTS, text).into_response();
         };
         let (chunks, queued) = mpsc::channel(CHUNKS_QUEUED);
         let thread = std::thread::Builder::new()

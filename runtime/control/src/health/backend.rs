@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::admin_state::AdminState;
 use super::check_state::{CheckResult, CheckState, Debounced};
@@ -23,7 +24,7 @@ const SLOW_START_STEPS: u32 = 10;
 const SLOW_START_GRID: Duration = Duration::from_millis(100);
 
 /// Whether a backend takes new sessions, and why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthState {
     /// It takes new sessions.

@@ -1,12 +1,13 @@
 //! The status types of backends' health. Times are in seconds since 1970.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::admin_state::AdminState;
 use super::backend::HealthState;
 
 /// Statistics of the health checks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ChecksStatus {
     /// Checks that ended since the start.
     pub runs: u64,
@@ -30,7 +31,7 @@ pub struct ChecksStatus {
 }
 
 /// A backend's health. Times are in seconds since 1970.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackendHealthStatus {
     pub state: HealthState,
     pub admin: AdminState,
@@ -52,7 +53,7 @@ pub struct BackendHealthStatus {
 }
 
 /// A health check of a backend.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CheckStatus {
     /// The module's name.
     pub check: String,
@@ -72,7 +73,7 @@ pub struct CheckStatus {
 }
 
 /// A change of a backend's state.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ChangeStatus {
     pub at: u64,
     pub state: HealthState,

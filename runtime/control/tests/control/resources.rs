@@ -3,9 +3,8 @@
 use serde_json::Value;
 use waxwing_control::admin::client::ClientError;
 use waxwing_control::admin::events::{Event, Severity};
-use waxwing_control::admin::resources::{
-    BackendItem, ConfigDiff, ConfigItem, Listing, ServiceItem,
-};
+use waxwing_control::admin::paging::Listing;
+use waxwing_control::admin::resources::{BackendItem, ConfigDiff, ConfigItem, ServiceItem};
 use waxwing_dataplane::BackendId;
 use waxwing_dataplane::session::Phase;
 

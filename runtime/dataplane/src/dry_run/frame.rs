@@ -150,7 +150,6 @@ impl FrameBuf for DryFrame {
 #[derive(Default)]
 pub(super) struct DryIo {
     pub(super) sent: Vec<(PortId, Vec<u8>)>,
-    pub(super) to_kernel: usize,
 }
 
 impl FrameIo for DryIo {
@@ -172,7 +171,6 @@ impl FrameIo for DryIo {
     }
 
     fn pass_to_kernel(&mut self, _: DryFrame) -> Result<(), DropReason> {
-        self.to_kernel += 1;
         Ok(())
     }
 

@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex};
 use waxwing_packet::{Ethernet, Link, Mac, VlanTags};
 
 use crate::counters::WorkerCounters;
+pub use crate::fate::Fate;
+use crate::fate::Marks;
 use crate::locks::lock;
 use crate::model::{Backend, Faces, Port, Release};
 use crate::path::{Forwarder, SharedState, find_session};
 use crate::policy::{PickContext, Vacant};
 use crate::session::{Phase, Session, TableError, Tuple};
 use crate::{
-    BATCH, BackendId, DropReason, Epoch, FragmentLimits, FragmentTable, NewFlow, Now, Pick, Policy,
+    BATCH, BackendId, Epoch, FragmentLimits, FragmentTable, NewFlow, Now, Pick, Policy,
     PolicyFault, PortId, ServiceId, Snapshot,
 };
 use frame::{Arrival, DryFrame, DryIo};
@@ -86,22 +88,6 @@ pub struct Sent {
     pub ethernet: Ethernet,
     /// Its addresses and ports, if it is TCP or UDP.
     pub tuple: Option<Tuple>,
-}
-
-/// How a packet ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    Forwarded,
-    /// In fragments.
-    Fragmented,
-    /// Its sender gets an RST or port unreachable.
-    Rejected,
-    /// Its sender is told that it is too big.
-    TooBig,
-    /// The bridge passes it on.
-    Bridged,
-    ToKernel,
-    Dropped(DropReason),
 }
 
 impl DryRun<'_> {
@@ -392,7 +378,7 @@ impl<'a> Bench<'a> {
         let sent = io.sent.first().map(|(port, bytes)| self.sent(*port, bytes));
         Passage {
             port: self.run.port_of(arrival.port, &arrival.tags),
-            fate: self.fate(&io),
+            fate: Marks::ZERO.fate(&self.counters),
             sent: sent.flatten(),
             is_last_hop: self.counters.last_hop_fallbacks.get() > 0,
         }
@@ -405,28 +391,6 @@ impl<'a> Bench<'a> {
             ethernet,
             tuple,
         })
-    }
-
-    /// How the packet ended, by what was counted.
-    fn fate(&self, io: &DryIo) -> Fate {
-        let counters = &self.counters;
-        let rejected = [
-            &counters.rejected,
-            &counters.unserved_rejected,
-            &counters.reset,
-        ];
-        let dropped = DropReason::ALL
-            .iter()
-            .find(|reason| counters.dropped(**reason).get() > 0);
-        match dropped {
-            Some(reason) => Fate::Dropped(*reason),
-            None if io.to_kernel > 0 => Fate::ToKernel,
-            None if counters.too_big_sent.get() > 0 => Fate::TooBig,
-            None if rejected.iter().any(|it| it.get() > 0) => Fate::Rejected,
-            None if counters.bridged.get() > 0 => Fate::Bridged,
-            None if counters.packets_fragmented.get() > 0 => Fate::Fragmented,
-            None => Fate::Forwarded,
-        }
     }
 
     /// Forwards the backend's answer to the client; `None` if its next hop is not resolved.

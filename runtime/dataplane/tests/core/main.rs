@@ -12,6 +12,7 @@
 )]
 
 mod adopt;
+mod capture;
 mod direct;
 mod dry_run;
 mod floods;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::lock::lock;
 use crate::registry::store::unix_seconds;
@@ -20,7 +21,7 @@ const LINES_PER_CALL: usize = 32;
 const LINE_MAX: usize = 512;
 
 /// A line that a policy wrote.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// Increases by 1 with each line of the module.
     pub number: u64,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::build::module::CompiledModule;
 use crate::policy::module_log::LogLine;
@@ -13,7 +14,7 @@ use crate::registry::lifecycle::{CanaryBuild, LifecycleStep, ModuleLifecycle, Re
 use crate::registry::store::{QuarantinedBuild, unix_seconds};
 
 /// The state of a module.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ModuleStatus {
     /// The name that services use.
     pub name: String,
@@ -38,7 +39,7 @@ pub struct ModuleStatus {
 }
 
 /// A build that serves on the first worker only.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CanaryStatus {
     /// The build.
     pub build: BuildStatus,
@@ -47,7 +48,7 @@ pub struct CanaryStatus {
 }
 
 /// A step in a build's life (compiled, vetted, serving, refused, rolled back), or a fault.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct StepStatus {
     /// Seconds since 1970.
     pub at: u64,
@@ -58,7 +59,7 @@ pub struct StepStatus {
 }
 
 /// A build that serves.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BuildStatus {
     /// `shipped`, or the file's path.
     pub source: String,
@@ -84,7 +85,7 @@ pub struct BuildStatus {
 }
 
 /// A build that was refused.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct RefusedStatus {
     /// The first 12 digits of the file's SHA-256; `None` if the file could not be read.
     pub hash: Option<String>,

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use utoipa::ToSchema;
 use waxwing_sdk::abi::Kind;
 
 use crate::build::private_folder::PrivateFolder;
@@ -31,7 +32,7 @@ const LIST_FILE_MAX: u64 = 4 << 20;
 pub(crate) const QUARANTINED_MAX: usize = 1000;
 
 /// A build that is not tried again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct QuarantinedBuild {
     /// The SHA-256 of its file, all 64 digits.
     pub hash: String,

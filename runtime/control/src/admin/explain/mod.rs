@@ -24,8 +24,8 @@ pub use status::{Candidate, Explanation, KnownSession, PacketOutcome, Step};
 
 use super::filter::ServiceFilter;
 use super::report::Reporter;
-use super::resources::SCHEMA_VERSION;
 use super::sessions::session_status;
+use super::status::SCHEMA_VERSION;
 use super::status::endpoint;
 use crate::publish::modules::cluster_seed;
 use crate::publish::view::View;
@@ -38,14 +38,18 @@ const FLOWS: u16 = 256;
 static ONE: Semaphore = Semaphore::const_new(1);
 
 /// The query of `GET /v1/explain`.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExplainQuery {
     /// `tcp` or `udp`.
+    #[param(pattern = "^(tcp|udp)$")]
     protocol: String,
     /// The client's address and port.
+    #[param(value_type = String, example = "192.0.2.7:4000")]
     client: SocketAddr,
     /// The destination's.
+    #[param(value_type = String, example = "203.0.113.10:443")]
     vip: SocketAddr,
     /// The interface by which the packet arrives; by default that of the session, or the clients' first.
     port: Option<String>,
@@ -66,6 +70,9 @@ enum ExplainError {
     Memory(#[from] TableError),
 }
 
+/// Says what would happen to a client's packet, and why. Nothing is sent.
+#[utoipa::path(get, path = "/v1/explain", params(ExplainQuery),
+    responses((status = 200, description = "The packet's path", body = Explanation)))]
 pub(super) async fn explain(
     State(reporter): State<Arc<Reporter>>,
     Query(query): Query<ExplainQuery>,

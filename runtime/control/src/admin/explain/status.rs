@@ -1,11 +1,12 @@
 //! What `GET /v1/explain` answers.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::admin::status::{BackendStatus, BuildStatus, SessionStatus};
 
 /// What would happen to a client's packet.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     pub schema_version: u32,
     /// `tcp` or `udp`.
@@ -33,7 +34,7 @@ pub struct Explanation {
 }
 
 /// A session, with what lists of sessions leave out.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct KnownSession {
     #[serde(flatten)]
     pub session: SessionStatus,
@@ -46,7 +47,7 @@ pub struct KnownSession {
 }
 
 /// A backend that the flow may get.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Candidate {
     #[serde(flatten)]
     pub backend: BackendStatus,
@@ -61,7 +62,7 @@ pub struct Candidate {
 }
 
 /// A step of the packet's path.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     pub step: String,
     pub text: String,
@@ -72,13 +73,13 @@ pub struct Step {
 }
 
 /// What happens to a packet.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PacketOutcome {
     /// `request`, `reply` or `large`.
     pub packet: String,
     /// The interface by which it arrives.
     pub from: String,
-    /// `forwarded`, `fragmented`, `rejected`, `too_big`, `bridged`, `to_kernel` or `dropped`.
+    /// As [`Fate::label`](waxwing_dataplane::dry_run::Fate::label): `forwarded`, `rejected`, `dropped`, …
     pub outcome: String,
     /// Why it is dropped.
     pub dropped: Option<String>,

@@ -67,7 +67,7 @@ pub(super) fn packet(name: &str, passage: &Passage, snapshot: &Snapshot) -> Pack
     PacketOutcome {
         packet: name.to_owned(),
         from: interface(passage.port).unwrap_or_default(),
-        outcome: label(passage.fate).to_owned(),
+        outcome: passage.fate.label().to_owned(),
         dropped: dropped(passage).map(|reason| reason.label().to_owned()),
         to: sent.and_then(|sent| interface(sent.port)),
         mtu: sent.and_then(|sent| Some(snapshot.port(sent.port)?.mtu)),
@@ -78,18 +78,6 @@ pub(super) fn packet(name: &str, passage: &Passage, snapshot: &Snapshot) -> Pack
     }
 }
 
-const fn label(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Forwarded => "forwarded",
-        Fate::Fragmented => "fragmented",
-        Fate::Rejected => "rejected",
-        Fate::TooBig => "too_big",
-        Fate::Bridged => "bridged",
-        Fate::ToKernel => "to_kernel",
-        Fate::Dropped(_) => "dropped",
-    }
-}
-
 /// Returns the outcome in one line.
 pub(super) fn outcome(request: &PacketOutcome) -> String {
     let to = || request.destination.clone().unwrap_or_default();
@@ -97,6 +85,7 @@ pub(super) fn outcome(request: &PacketOutcome) -> String {
         "forwarded" | "fragmented" => format!("goes to {}", to()),
         "rejected" => "is answered with an RST or port unreachable".to_owned(),
         "too_big" => "is answered with the MTU".to_owned(),
+        "time_exceeded" => "is answered with time exceeded".to_owned(),
         "dropped" => {
             format!(
                 "is dropped: {}",
