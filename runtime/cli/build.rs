@@ -6,6 +6,7 @@ use std::process::{Command, exit};
 
 /// The policies that a config may name without a folder of modules.
 const POLICIES: &[&str] = &[
+    "waxwing-policy-client-limit",
     "waxwing-policy-destination-hash",
     "waxwing-policy-dns-name",
     "waxwing-policy-failover",

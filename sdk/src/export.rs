@@ -18,6 +18,7 @@ macro_rules! export_policy {
                 payload: <$policy as $crate::Policy>::PAYLOAD_BYTES,
                 tick_ms: <$policy as $crate::Policy>::TICK_MS,
                 counters: <$policy as $crate::Policy>::COUNTERS,
+                shared: <$policy as $crate::Policy>::SHARED,
             };
             // Evaluated on every target, so that a native build reports what exceeds a limit.
             const TEXT: [u8; SECTION.len()] = SECTION.text();

@@ -35,7 +35,7 @@
 //!
 //! Ready-made parts of policies: random numbers ([`random`]), choices by weight and by load
 //! ([`choice`]), weighted round robin ([`round_robin`]), clients by network ([`client`]), state by backend
-//! ([`PerBackend`]),
+//! ([`PerBackend`]), counts over all workers ([`Shared`], [`limit`]),
 //! consistent hashing ([`maglev`], [`Backends::by_hash`]), and all of these among the backends of a
 //! tag ([`group`]). The shipped policies are little more than these parts.
 //!
@@ -68,6 +68,7 @@ pub mod hash;
 pub mod health;
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 mod host_bench;
+pub mod limit;
 mod log;
 pub mod maglev;
 mod per_backend;
@@ -76,6 +77,7 @@ pub mod random;
 pub mod round_robin;
 mod section;
 mod service;
+mod shared;
 pub mod testing;
 mod view;
 
@@ -86,4 +88,5 @@ pub use health::{Conn, Datagrams, HealthCheck, Target, Unhealthy, Verdict};
 pub use host_bench::{HostBench, HostBenchError};
 pub use per_backend::PerBackend;
 pub use policy::{NoConfig, Pick, Policy};
+pub use shared::Shared;
 pub use view::{Backend, Backends, ClosedSession, Flow, Protocol, SessionEnd};

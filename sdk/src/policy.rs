@@ -7,7 +7,8 @@ use crate::{Backend, Backends, ClosedSession, ConfigError, Flow};
 
 /// Chooses the backend of each new session of one service.
 ///
-/// Each worker has a value of its own for each service, so a policy shares no state and needs no locks.
+/// Each worker has a value of its own for each service, so a policy needs no locks; the workers' values share
+/// [`Policy::SHARED`] cells.
 ///
 /// ```
 /// use serde::Deserialize;
@@ -76,6 +77,11 @@ pub trait Policy: Sized + 'static {
 
     /// Milliseconds between two calls of [`Policy::tick`], 10 to 60000; 0 for none.
     const TICK_MS: u32 = 0;
+
+    /// Number of the cells that the policies of all workers share for a service, at most 65536:
+    /// [`Backends::shared`]. The host goes over all of them every 10 milliseconds, at about a nanosecond
+    /// each.
+    const SHARED: usize = 0;
 
     /// Names of the counters that `waxwing status` shows for each service: at most 16, each of 1 to 32 of
     /// `a-z`, `0-9` and `_`. [`Policy::counters`] returns their values.

@@ -5,8 +5,8 @@
 //! here; a section that it would refuse does not compile.
 
 use crate::abi::{
-    ABI_VERSION, COUNTERS_MAX, Kind, PAYLOAD_MAX, SECTION_MAX, TICK_MS_MAX, TICK_MS_MIN,
-    is_counter_name,
+    ABI_VERSION, COUNTERS_MAX, Kind, PAYLOAD_MAX, SECTION_MAX, SHARED_MAX, TICK_MS_MAX,
+    TICK_MS_MIN, is_counter_name,
 };
 
 /// The content of a section, without the versions of the ABI and of the SDK.
@@ -24,6 +24,8 @@ pub struct Section {
     pub tick_ms: u32,
     /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
     pub counters: &'static [&'static str],
+    /// [`Policy::SHARED`](crate::Policy::SHARED).
+    pub shared: usize,
 }
 
 impl Section {
@@ -37,6 +39,7 @@ impl Section {
             payload: 0,
             tick_ms: 0,
             counters: &[],
+            shared: 0,
         }
     }
 
@@ -81,6 +84,10 @@ impl Section {
             at += 1;
         }
         assert!(
+            self.shared <= SHARED_MAX,
+            "Policy::SHARED must be at most 65536"
+        );
+        assert!(
             self.len() <= SECTION_MAX,
             "the crate's name and version are too long"
         );
@@ -124,7 +131,11 @@ impl Section {
             at += 1;
         }
         // Each policy says itself, at each change, whether it goes on.
-        text.put("\nkeep=1\n")
+        let text = text.put("\nkeep=1\n");
+        match self.shared {
+            0 => text,
+            cells => text.put("shared=").number(cells as u64).put("\n"),
+        }
     }
 }
 
@@ -185,6 +196,7 @@ mod tests {
         payload: 128,
         tick_ms: 60_000,
         counters: &["spilled", "kept_2"],
+        shared: 1000,
     };
 
     #[test]
@@ -198,6 +210,7 @@ mod tests {
         assert_eq!(info.map(|info| info.tick_ms), Ok(60_000));
         let names = info.map(|info| info.counters.iter().map(|n| &**n).collect::<Vec<_>>());
         assert_eq!(names, Ok(SECTION.counters.to_vec()));
+        assert_eq!(info.map(|info| info.shared), Ok(1000));
         let again = info.map(ModuleInfo::encode);
         assert_eq!(
             again.as_deref(),

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
+use core::cell::Cell;
 
 use crate::abi::{
     ABI_MAJOR, ABI_MINOR, BACKENDS_MAX, BATCH_MAX, BackendRecord, ClosedRecord, FlowRecord, Header,
@@ -37,10 +38,19 @@ impl Batch {
     }
 }
 
+/// What a policy sees of its service besides the backends. The header is the first field.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Context {
+    pub(crate) header: Header,
+    /// The shared cells: all totals, then all additions.
+    pub(crate) shared: Box<[Cell<u64>]>,
+}
+
 /// A service. The header is the first field, so the service has the header's address.
 #[repr(C)]
 pub(crate) struct Service<P: Policy> {
-    pub(crate) header: Header,
+    pub(crate) context: Context,
     pub(crate) backends: Box<[BackendRecord]>,
     /// As many as `backends`.
     pub(crate) live: Box<[LiveRecord]>,
@@ -73,6 +83,7 @@ impl<P: Policy> Service<P> {
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
         let live: Box<[_]> = vec![LiveRecord::default(); backends_max].into();
         let counters: Box<[_]> = vec![0; P::COUNTERS.len()].into();
+        let shared: Box<[_]> = vec![Cell::new(0); 2 * P::SHARED].into();
         let header = Header {
             abi_major: ABI_MAJOR,
             abi_minor: ABI_MINOR,
@@ -89,10 +100,11 @@ impl<P: Policy> Service<P> {
             counters_address: address(&counters),
             counters_count: as_u32(counters.len()),
             live_address: address(&live),
+            shared_address: address(&shared),
             ..Header::default()
         };
         Ok(Self {
-            header,
+            context: Context { header, shared },
             backends,
             live,
             counters,
@@ -103,7 +115,7 @@ impl<P: Policy> Service<P> {
     /// Handles new backend records: creates the policy the first time, and notifies it afterwards. After
     /// an error the service has no policy; a new service replaces it.
     pub(crate) fn backends_changed(&mut self) -> Result<(), ConfigError> {
-        let backends = view(&self.header, &self.backends, &self.live);
+        let backends = view(&self.context, &self.backends, &self.live);
         self.state = match core::mem::replace(&mut self.state, State::Refused) {
             State::Configured(config) => State::Running(P::new(config, &backends)?),
             State::Running(mut policy) => {
@@ -129,13 +141,13 @@ impl<P: Policy> Service<P> {
             let start = at * P::PAYLOAD_BYTES;
             let len = P::PAYLOAD_BYTES.min(record.payload_len as usize);
             let flow = Flow::new(record, &payload[start..start + len]);
-            let backends = view(&self.header, &self.backends, &self.live);
+            let backends = view(&self.context, &self.backends, &self.live);
             *pick = match policy.pick(&flow, &backends) {
                 Pick::Backend(index) => {
-                    count_pick(&mut self.live, backends_count(&self.header), index)
+                    count_pick(&mut self.live, backends_count(&self.context), index)
                 }
                 Pick::Keep(index) => {
-                    count_pick(&mut self.live, backends_count(&self.header), index) | PICK_KEEP
+                    count_pick(&mut self.live, backends_count(&self.context), index) | PICK_KEEP
                 }
                 Pick::Drop => PICK_DROP,
                 Pick::Fallback => PICK_FALLBACK,
@@ -148,7 +160,7 @@ impl<P: Policy> Service<P> {
     /// Passes the first `n` closed sessions to the policy.
     pub(crate) fn closed(&mut self, batch: &Batch, n: usize) {
         if let State::Running(policy) = &mut self.state {
-            let backends = view(&self.header, &self.backends, &self.live);
+            let backends = view(&self.context, &self.backends, &self.live);
             for record in batch.closed.iter().take(n) {
                 policy.closed(&ClosedSession::new(record), &backends);
             }
@@ -159,7 +171,7 @@ impl<P: Policy> Service<P> {
     /// Passes a tick to the policy.
     pub(crate) fn tick(&mut self) {
         if let State::Running(policy) = &mut self.state {
-            policy.tick(&view(&self.header, &self.backends, &self.live));
+            policy.tick(&view(&self.context, &self.backends, &self.live));
             policy.counters(&mut self.counters);
         }
     }
@@ -179,16 +191,16 @@ fn count_pick(live: &mut [LiveRecord], count: usize, index: usize) -> u32 {
 }
 
 fn view<'a>(
-    header: &'a Header,
+    context: &'a Context,
     records: &'a [BackendRecord],
     live: &'a [LiveRecord],
 ) -> Backends<'a> {
-    let count = backends_count(header).min(records.len());
-    Backends::new(&records[..count], &live[..count], &header.host)
+    let count = backends_count(context).min(records.len());
+    Backends::new(&records[..count], &live[..count], context)
 }
 
-const fn backends_count(header: &Header) -> usize {
-    header.host.backends_count as usize
+const fn backends_count(context: &Context) -> usize {
+    context.header.host.backends_count as usize
 }
 
 /// Returns a region's address for the host; 0 for an empty region and in a native build.

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::abi::{
     BACKEND_DRAINING, BACKEND_HEALTHY, BackendRecord, ClosedRecord, END_CLOSED, END_EVICTED,
-    END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, HostFields,
-    LiveRecord, PROTOCOL_TCP,
+    END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, LiveRecord,
+    PROTOCOL_TCP,
 };
 use crate::hash;
+use crate::service::Context;
+use crate::shared::Shared;
 
 /// A transport protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -105,27 +107,40 @@ pub struct Backends<'a> {
     records: &'a [BackendRecord],
     /// As many as `records`.
     live: &'a [LiveRecord],
-    host: &'a HostFields,
+    context: &'a Context,
 }
 
 impl<'a> Backends<'a> {
     pub(crate) const fn new(
         records: &'a [BackendRecord],
         live: &'a [LiveRecord],
-        host: &'a HostFields,
+        context: &'a Context,
     ) -> Self {
         Self {
             records,
             live,
-            host,
+            context,
         }
     }
 
     /// A view of backends whose sessions are all active ones.
     #[cfg(test)]
-    pub(crate) fn without_live(records: &'a [BackendRecord], host: &'a HostFields) -> Self {
+    pub(crate) fn without_live(
+        records: &'a [BackendRecord],
+        host: &crate::abi::HostFields,
+    ) -> Self {
+        use alloc::boxed::Box;
         let live = alloc::vec![LiveRecord::default(); records.len()].leak();
-        Self::new(records, live, host)
+        let header = crate::abi::Header {
+            host: *host,
+            ..Default::default()
+        };
+        let shared = Box::default();
+        Self::new(
+            records,
+            live,
+            Box::leak(Box::new(Context { header, shared })),
+        )
     }
 
     /// Returns the number of backends, available or not.
@@ -207,19 +222,41 @@ impl<'a> Backends<'a> {
     /// Returns the monotonic time in milliseconds, from an arbitrary start, read once per batch.
     #[must_use]
     pub const fn now_ms(&self) -> u64 {
-        self.host.now_ms
+        self.context.header.host.now_ms
     }
 
     /// Returns a random number of this worker and service, constant over the policy's life.
     #[must_use]
     pub const fn seed(&self) -> u64 {
-        self.host.seed
+        self.context.header.host.seed
+    }
+
+    /// Returns the number of the worker that this policy serves, from 0.
+    #[must_use]
+    pub const fn worker(&self) -> u16 {
+        self.context.header.host.worker
+    }
+
+    /// Returns the number of workers of the balancer, at least 1.
+    #[must_use]
+    pub const fn workers(&self) -> u16 {
+        match self.context.header.host.workers {
+            0 => 1,
+            workers => workers,
+        }
+    }
+
+    /// Returns the cells that all workers add to and read; as many as
+    /// [`Policy::SHARED`](crate::Policy::SHARED).
+    #[must_use]
+    pub fn shared(&self) -> Shared<'a> {
+        Shared::new(&self.context.shared)
     }
 
     /// Returns a number that increases with every change of services or backends.
     #[must_use]
     pub const fn generation(&self) -> u64 {
-        self.host.generation
+        self.context.header.host.generation
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Wat {
     /// The definition of the exported memory.
     pub memory: &'static str,
     /// Offset and value of each field of the service header, which is at 0x1000.
-    pub header: [(u32, u32); 11],
+    pub header: [(u32, u32); 12],
     /// The body of `waxwing_reserve`.
     pub reserve: &'static str,
     /// The body of `waxwing_init` after the stores that write the header.
@@ -53,7 +53,7 @@ impl Wat {
     pub const GOOD: Self = Self {
         section: SECTION,
         memory: "(memory (export \"memory\") 1 1)",
-        // ABI version and size, then backends, flows, picks, closed sessions and live records.
+        // ABI version and size, then backends, flows, picks, closed sessions, live records and shared cells.
         header: [
             (0, 1),
             (4, 96),
@@ -66,6 +66,7 @@ impl Wat {
             (68, 0x4800),
             (72, 0),
             (84, 0),
+            (88, 0),
         ],
         reserve: "(i32.const 0x5000)",
         init: "(i32.const 0x1000)",

@@ -4,6 +4,7 @@
 //! module and measured. [`for_each_health_check!`] has every shipped health check.
 
 pub use agent;
+pub use client_limit;
 pub use destination_hash;
 pub use dns;
 pub use dns_name;
@@ -40,6 +41,8 @@ pub use udp;
 macro_rules! for_each_policy {
     ($visit:ident) => {
         $visit! {
+            client_limit::ClientLimit, "waxwing-policy-client-limit",
+                r#"{"sessions":20,"window_s":2}"#;
             destination_hash::DestinationHash, "waxwing-policy-destination-hash", "{}";
             dns_name::DnsName, "waxwing-policy-dns-name",
                 r#"{"suffixes":{"internal.test":1},"default":2}"#;

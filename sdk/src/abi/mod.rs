@@ -31,6 +31,8 @@ pub const PAYLOAD_MAX: usize = 128;
 pub const COUNTERS_MAX: usize = 16;
 /// Longest name of a counter, in bytes.
 pub const COUNTER_NAME_MAX: usize = 32;
+/// Most cells of a service that a module may share between workers.
+pub const SHARED_MAX: usize = 65_536;
 /// Shortest tick interval, in milliseconds.
 pub const TICK_MS_MIN: u32 = 10;
 /// Longest tick interval, in milliseconds.

@@ -7,7 +7,7 @@ use core::fmt;
 
 use super::{
     ABI_MAJOR, ABI_MINOR, COUNTER_NAME_MAX, COUNTERS_MAX, PAYLOAD_MAX, SECTION_MAX, SECTION_NAME,
-    TICK_MS_MAX, TICK_MS_MIN,
+    SHARED_MAX, TICK_MS_MAX, TICK_MS_MIN,
 };
 
 /// What a module is.
@@ -66,6 +66,8 @@ pub struct ModuleInfo {
     /// `keep`: the serving instance continues when backends change, after a call of
     /// `waxwing_backends_changed`.
     pub keep: bool,
+    /// `shared`: the number of cells of a service that the workers share, at most [`SHARED_MAX`].
+    pub shared: usize,
 }
 
 /// Why the host cannot serve a module with this custom section.
@@ -131,6 +133,11 @@ impl ModuleInfo {
             tick_ms: parse_tick(of_policy("tick").unwrap_or("0"))?,
             counters: parse_counters(of_policy("counters").unwrap_or_default())?,
             keep: parse_keep(of_policy("keep").unwrap_or("0"))?,
+            shared: match abi_minor {
+                // Not a key of ABI 1.0, and so ignored.
+                0 => 0,
+                _ => parse_shared(of_policy("shared").unwrap_or("0"))?,
+            },
         })
     }
 
@@ -148,15 +155,20 @@ impl ModuleInfo {
             tick_ms,
             counters,
             keep,
+            shared,
         } = self;
         let common = format!(
             "kind={}\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\nsdk={sdk}\n",
             kind.as_str()
         );
         let (counters, keep) = (counters.join(","), u8::from(*keep));
+        let shared = match shared {
+            0 => String::new(),
+            cells => format!("shared={cells}\n"),
+        };
         match kind {
             Kind::Policy => format!(
-                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n"
+                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n{shared}"
             ),
             Kind::Health => common,
         }
@@ -225,6 +237,15 @@ fn parse_keep(value: &str) -> Result<bool, SectionError> {
         "1" => Ok(true),
         _ => Err(SectionError(format!("keep={value}; expected 0 or 1"))),
     }
+}
+
+fn parse_shared(value: &str) -> Result<usize, SectionError> {
+    let cells = value.parse().ok().filter(|cells| *cells <= SHARED_MAX);
+    cells.ok_or_else(|| {
+        SectionError(format!(
+            "shared={value}; expected a number of cells from 0 to {SHARED_MAX}"
+        ))
+    })
 }
 
 /// Returns whether a counter may have this name: 1 to [`COUNTER_NAME_MAX`] of `a-z`, `0-9` and `_`.

@@ -13,8 +13,10 @@ record! {
         16 => seed: u64,
         /// Number of backend records that are set, at most [`Header::backends_capacity`].
         24 => backends_count: u32,
-        /// 0.
-        28 => reserved: u32,
+        /// Since 1.1: the number of the worker that the instance serves, from 0.
+        28 => worker: u16,
+        /// Since 1.1: the number of workers of the balancer.
+        30 => workers: u16,
     }
 }
 
@@ -59,8 +61,11 @@ record! {
         80 => counters_count: u32,
         /// Since 1.1: address of the [`LiveRecord`]s, as many as backend records; 0 for none.
         84 => live_address: u32,
+        /// Since 1.1: address of the shared cells, two `u64` each: all totals, then all additions; 0 if
+        /// the section has no `shared`.
+        88 => shared_address: u32,
         /// 0.
-        88 => reserved: [u32; 2],
+        92 => reserved: u32,
     }
 }
 

@@ -9,7 +9,7 @@ fn info() -> ModuleInfo {
     ModuleInfo {
         kind: Kind::Policy,
         abi_major: 1,
-        abi_minor: 0,
+        abi_minor: 1,
         name: "by-token".to_string(),
         version: "0.2.0".to_string(),
         sdk: "waxwing-sdk 0.1.0".to_string(),
@@ -17,6 +17,7 @@ fn info() -> ModuleInfo {
         tick_ms: 250,
         counters: vec!["spilled".to_string(), "kept_2".to_string()],
         keep: true,
+        shared: 16,
     }
 }
 
@@ -66,7 +67,7 @@ fn a_section_round_trips_through_text() {
 
 #[test]
 fn parse_errors_say_what_is_expected() {
-    let cases: [(&[u8], &str); 13] = [
+    let cases: [(&[u8], &str); 14] = [
         (b"", "no line `kind="),
         (b"kind=\x1b[2J\n", "control character '\\u{1b}'"),
         (b"kind=policy\r\n", "control character '\\r'"),
@@ -91,6 +92,10 @@ fn parse_errors_say_what_is_expected() {
         ),
         (b"kind=policy\nabi=1.0\nname=x\ncounters=A\n", "of a-z"),
         (b"kind=policy\nabi=1.0\nname=x\nkeep=2\n", "expected 0 or 1"),
+        (
+            b"kind=policy\nabi=1.1\nname=x\nshared=65537\n",
+            "from 0 to 65536",
+        ),
         (b"\xff\xfe", "not UTF-8"),
     ];
     for (section, expected) in cases {

@@ -12,7 +12,8 @@ const HOST: HostFields = HostFields {
     now_ms: 0,
     seed: 7,
     backends_count: 0,
-    reserved: 0,
+    worker: 0,
+    workers: 1,
 };
 
 fn view(records: &[BackendRecord]) -> Backends<'_> {

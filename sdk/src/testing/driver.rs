@@ -29,9 +29,24 @@ impl<P: Policy> Driver<P> {
     /// # Errors
     /// Returns the error of the policy, or of reading its config.
     pub fn start(config: &str, backends: &[BackendRecord], seed: u64) -> Result<Self, ConfigError> {
+        Self::start_on((0, 1), config, backends, seed)
+    }
+
+    /// As [`Driver::start`], on one worker of some: its number, and the number of workers. [`share`] passes
+    /// on what they add to shared cells.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
+    pub fn start_on(
+        (worker, workers): (u16, u16),
+        config: &str,
+        backends: &[BackendRecord],
+        seed: u64,
+    ) -> Result<Self, ConfigError> {
         let batch = Batch::new::<P>();
         let mut service = Service::new(config.as_bytes(), crate::abi::BACKENDS_MAX, &batch)?;
-        service.header.host.seed = seed;
+        let host = &mut service.context.header.host;
+        (host.seed, host.worker, host.workers) = (seed, worker, workers);
         let config = config.into();
         let mut driver = Self {
             config,
@@ -54,12 +69,18 @@ impl<P: Policy> Driver<P> {
     /// Panics if there are more than [`crate::abi::BACKENDS_MAX`].
     pub fn set_backends(&mut self, backends: &[BackendRecord]) -> Result<(), ConfigError> {
         // As the host does, before it asks the serving policy.
-        let mut new = Self::start(&self.config, backends, self.service.header.host.seed)?;
+        let host = *self.host_mut();
+        let place = (host.worker, host.workers);
+        let mut new = Self::start_on(place, &self.config, backends, host.seed)?;
         self.write_backends(backends);
         if self.service.backends_changed().is_err() {
-            new.service.header.host = self.service.header.host;
+            new.service.context.header.host = self.service.context.header.host;
             new.service.backends.clone_from(&self.service.backends);
             new.service.live.clone_from(&self.service.live);
+            new.service
+                .context
+                .shared
+                .clone_from(&self.service.context.shared);
             *self = new;
         }
         Ok(())
@@ -82,7 +103,7 @@ impl<P: Policy> Driver<P> {
                 record.active_here = before.active_here;
             }
         }
-        let host = &mut self.service.header.host;
+        let host = &mut self.service.context.header.host;
         host.generation += 1;
         host.backends_count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
     }
@@ -102,7 +123,7 @@ impl<P: Policy> Driver<P> {
     /// Returns each backend's active and half-open sessions.
     #[must_use]
     pub fn loads(&self) -> Vec<u32> {
-        let count = self.service.header.host.backends_count as usize;
+        let count = self.service.context.header.host.backends_count as usize;
         let Service { backends, live, .. } = &self.service;
         let records = backends.iter().zip(live).take(count);
         records
@@ -112,7 +133,7 @@ impl<P: Policy> Driver<P> {
 
     /// Returns the header's host fields: the time and the seed.
     pub const fn host_mut(&mut self) -> &mut HostFields {
-        &mut self.service.header.host
+        &mut self.service.context.header.host
     }
 
     /// Picks for one batch of flows.
@@ -232,6 +253,18 @@ impl<P: Policy> Driver<P> {
     pub fn tick(&mut self, elapsed_ms: u64) {
         self.host_mut().now_ms += elapsed_ms;
         self.service.tick();
+    }
+}
+
+/// Passes on what the workers' policies added to their shared cells, as the host does every 10 milliseconds.
+pub fn share<P: Policy>(workers: &mut [Driver<P>]) {
+    for cell in 0..P::SHARED {
+        let regions = || workers.iter().map(|worker| &*worker.service.context.shared);
+        let added = regions().map(|region| region[P::SHARED + cell].take());
+        let added = added.fold(0, u64::wrapping_add);
+        for region in regions() {
+            region[cell].set(region[cell].get().wrapping_add(added));
+        }
     }
 }
 

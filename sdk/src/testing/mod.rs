@@ -18,7 +18,7 @@ mod simulator;
 
 #[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 pub use check::{TestTarget, check};
-pub use driver::Driver;
+pub use driver::{Driver, share};
 pub use errors::assert_config_errors;
 pub use flows::{TestFlow, backend, backends, flows};
 pub use measure::{counts, disruption, fairness, overload};

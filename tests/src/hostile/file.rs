@@ -93,6 +93,10 @@ fn sections() -> Vec<Hostile> {
         let text = format!("kind=policy\\0aabi=1.0\\0aname=x\\0a{line}\\0a");
         section(made(text))
     };
+    let in_1_1 = |line: &str| {
+        let text = format!("kind=policy\\0aabi=1.1\\0aname=x\\0a{line}\\0a");
+        section(made(text))
+    };
     let long = format!("kind=policy\\0aabi=1.0\\0aname={}", "x".repeat(4096));
     let seventeen: Vec<String> = (0..17).map(|at| format!("c{at}")).collect();
     let twice = with(format!("(@custom \"waxwing.module\" \"{SECTION}\")"));
@@ -114,6 +118,8 @@ fn sections() -> Vec<Hostile> {
         "a tick of a month": key("tick=4000000000") => "tick=4000000000";
         "17 counters": key(&format!("counters={}", seventeen.join(","))) => "at most 16";
         "one counter twice": key("counters=a,a") => "counters=a,a";
+        "shared cells below zero": in_1_1("shared=-1") => "shared=-1";
+        "65,537 shared cells": in_1_1("shared=65537") => "shared=65537";
         "a counter's name": key("counters=a b") => "counters=a b";
         "a terminal's commands in its name": key("version=\\1b[2J") => "control character";
         "a terminal's commands for a kind": section("kind=\\1b[2J") => "control character";

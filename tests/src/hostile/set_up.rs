@@ -8,6 +8,8 @@ const FAILED: &str = "failed while service";
 const REFUSES: &str = "refuses service";
 const BREAKS: &str = "breaks the ABI";
 const START: &str = "cannot be instantiated";
+/// Asks for 64 shared cells, which take 1024 bytes.
+const SHARED: &str = "kind=policy\\0aabi=1.1\\0aname=test\\0ashared=64\\0a";
 const NO_REASON: &str = "it gives no reason";
 
 pub(super) fn all() -> Vec<Hostile> {
@@ -95,6 +97,11 @@ fn headers() -> Vec<Hostile> {
         section: "kind=policy\\0aabi=1.1\\0aname=test\\0a",
         ..Wat::field(84, address)
     };
+    let shared = |address| {
+        let mut wat = Wat::field(88, address);
+        wat.section = SHARED;
+        wat
+    };
     let counters = Wat {
         section: "kind=policy\\0aabi=1.0\\0aname=test\\0acounters=a\\0a",
         ..Wat::GOOD
@@ -128,6 +135,12 @@ fn headers() -> Vec<Hostile> {
         "live records over the backends": live(0x2040) => "backends and live records overlap";
         "live records over the flows": live(0x3008) => "live records and flows overlap";
         "counters in its section only": counters => "counters_count is 0";
+        "shared cells in its section only": shared(0) => "requests 64 cells";
+        "shared cells that are not aligned": shared(0x7004) => "shared cells at 0x7004 is not a multiple";
+        "shared cells over the end": shared(0xfc08) => "shared cells at 0xfc08 to 0x10008 lies outside";
+        "shared cells that wrap around": shared(0xffff_fff8) => "shared cells at 0xfffffff8";
+        "shared cells in the header": shared(0x0c08) => "the header and shared cells overlap";
+        "shared cells over the picks": shared(0x3ff8) => "picks and shared cells overlap";
     }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(BREAKS, why)))
     .into()

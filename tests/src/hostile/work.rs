@@ -152,6 +152,9 @@ fn harmless() -> Vec<Hostile> {
              (i64.store (i32.const 0x5808) (i64.xor (i64.const -1) (i64.load (i32.const 0x5808))))",
         )
     };
+    let mut shared = picking("(memory.fill (i32.const 0x7000) (i32.const -1) (i32.const 1024))");
+    shared.section = "kind=policy\\0aabi=1.1\\0aname=test\\0ashared=64\\0a";
+    shared.set(88, 0x7000);
     let logs = Wat {
         more: "(func (export \"waxwing_log\") (result i64) (i64.const 0xffffffff))",
         ..Wat::GOOD
@@ -165,6 +168,7 @@ fn harmless() -> Vec<Hostile> {
         ("fills its records", picking(records)),
         ("grows with every call", grows),
         ("counts at random", counters),
+        ("overwrites totals and additions", shared),
         ("jumps by the flow's hash", picking(jumps)),
         ("logs 4 KiB of anything, always", logs),
     ]

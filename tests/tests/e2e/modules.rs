@@ -1,5 +1,6 @@
 //! Modules copied to the module folder of a balancer under load.
 
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_canary_that_drops_every_flow_is_taken_back),
     scenario!(a_quarantine_is_lifted_and_odd_files_are_named),
     scenario!(a_rate_limit_goes_on_over_changes_of_weights),
+    scenario!(a_clients_limit_holds_over_all_workers),
     scenario!(a_signal_steers_without_a_reload),
     scenario!(a_policy_sees_latency_rates_and_failures),
 ];
@@ -370,6 +372,39 @@ fn a_signal_steers_without_a_reload() -> Result<()> {
         refused.stderr.contains("has no backend \"10.9.9.9:1\""),
         "{}",
         refused.stderr
+    );
+    waxwing.stop().map(drop)
+}
+
+/// A client may begin ten sessions. It sends forty SYNs at once, to both workers; a SYN that is dropped is sent
+/// again. Without the workers' common count it gets twenty.
+fn a_clients_limit_holds_over_all_workers() -> Result<()> {
+    let topology = Topology::new(Layout::with_queues(2))?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let mut config = web(&topology);
+    let service = config.service_mut("web")?;
+    service.policy = "client_limit".to_owned();
+    service.policy_config = [("sessions", 10), ("window_s", 3600)]
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .into();
+    let waxwing = Waxwing::start(&topology, &config)?;
+    let opened = topology.client.enter(|| {
+        thread::scope(|scope| {
+            let connect = || TcpStream::connect_timeout(&WEB, Duration::from_secs(8)).ok();
+            let all: Vec<_> = (0..40).map(|_| scope.spawn(connect)).collect();
+            all.into_iter().filter_map(|one| one.join().ok()?).count()
+        })
+    })?;
+    let status = waxwing.wait_status("the count", |status| {
+        status.0["services"][0]["counters"]["limited"].as_u64() > Some(0)
+    })?;
+    let by_worker = [0, 1].map(|at| status.0["workers"][at]["sessions_active"].as_u64());
+    eprintln!("{opened} of 40 are served, by worker {by_worker:?}");
+    // Each worker gives at most its part of what is left: if one counts late, half of the limit more.
+    ensure!((10..=15).contains(&opened), "{opened} are served: {status}");
+    ensure!(
+        by_worker.iter().all(|sessions| *sessions > Some(0)),
+        "one worker got all: {status}"
     );
     waxwing.stop().map(drop)
 }

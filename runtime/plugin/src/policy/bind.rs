@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use waxwing_dataplane::{PolicyFault, ServiceId};
 use waxwing_sdk::abi::{
-    BACKEND_DRAINING, BACKEND_HEALTHY, BACKENDS_MAX, BackendRecord, CONFIG_MAX,
+    BACKEND_DRAINING, BACKEND_HEALTHY, BACKENDS_MAX, BackendRecord, CONFIG_MAX, HostFields,
 };
 
 use crate::build::engine::{CallBudget, Engine};
@@ -23,15 +23,19 @@ use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
+use crate::policy::shared_cells::ModuleCells;
 use crate::policy::worker_share::WorkerShare;
 
 /// The worker that an instance is for, and where the instance reports to.
 pub(crate) struct InstanceOwner {
     pub(crate) worker: u32,
+    /// The number of workers.
+    pub(crate) workers: u32,
     pub(crate) seed: u64,
     pub(crate) generation: u64,
     pub(crate) faults: FaultSink,
     pub(crate) counters: Arc<ModuleCounters>,
+    pub(crate) cells: Arc<ModuleCells>,
     pub(crate) outcomes: Arc<ModuleOutcomes>,
     pub(crate) recent_flows: Arc<RecentFlows>,
     pub(crate) log: Arc<ModuleLog>,
@@ -45,10 +49,12 @@ impl InstanceOwner {
     pub(crate) fn unheard(seed: u64, faults: FaultSink) -> Self {
         Self {
             worker: 0,
+            workers: 1,
             seed,
             generation: 1,
             faults,
             counters: Arc::default(),
+            cells: Arc::default(),
             outcomes: Arc::default(),
             recent_flows: Arc::default(),
             log: Arc::default(),
@@ -123,12 +129,14 @@ impl ServiceSetup<'_> {
             payload: self.module.payload_len(),
             counters: info.counters.len(),
             has_live: info.abi_minor >= 1,
+            shared: info.shared,
         };
         let regions = Regions::read(self.guest.memory(), header.cast_unsigned(), required)
             .map_err(|why| self.breaks_abi(why))?;
         let hosted = self.hosted(regions);
         write_host(self.guest.memory(), &hosted.regions, &hosted, 0);
         write_backends(self.guest.memory(), &hosted, &self.service.backends);
+        hosted.shared.add_up(self.guest.memory(), &hosted.regions);
         if let Some(changed) = &self.functions.backends_changed {
             let accepted = self
                 .guest
@@ -170,20 +178,29 @@ impl ServiceSetup<'_> {
     fn hosted(&self, regions: Regions) -> HostedService {
         let (service, owner) = (self.service, self.owner);
         let backends = &service.backends;
-        let names = &self.module.info.counters;
+        let info = &self.module.info;
+        let config_json: Arc<str> = service.config_json.as_str().into();
+        let key = (&service.name, self.module.hash, &config_json);
         HostedService {
             service: service.service,
             name: Arc::clone(&service.name),
-            config_json: service.config_json.as_str().into(),
+            shared: owner.cells.of(key, info.shared),
+            config_json,
             regions,
             backends: backends.as_slice().into(),
             available: backends.iter().map(|b| b.weight > 0 && b.healthy).collect(),
             healthy: backends.iter().map(|b| b.healthy).collect(),
-            generation: owner.generation,
-            seed: service_seed(owner.seed, service.service, owner.worker),
+            host_fields: HostFields {
+                generation: owner.generation,
+                now_ms: 0,
+                seed: service_seed(owner.seed, service.service, owner.worker),
+                backends_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
+                worker: u16::try_from(owner.worker).unwrap_or(u16::MAX),
+                workers: u16::try_from(owner.workers).unwrap_or(u16::MAX),
+            },
             refreshed_ms: u64::MAX,
             ticked_ms: 0,
-            counters: CounterPublisher::new(&owner.counters, &service.name, names),
+            counters: CounterPublisher::new(&owner.counters, &service.name, &info.counters),
             outcomes: owner.outcomes.counter(&service.name, owner.worker),
         }
     }

@@ -61,6 +61,7 @@ impl WasmPolicy {
             let old = &mut old.hosted[at];
             mem::swap(&mut new.regions, &mut old.regions);
             mem::swap(&mut new.counters, &mut old.counters);
+            mem::swap(&mut new.shared, &mut old.shared);
             new.ticked_ms = old.ticked_ms;
         }
         // The regions of the old instance's other services lie in the guest that it has given away.

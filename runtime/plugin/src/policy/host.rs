@@ -21,6 +21,7 @@ use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError};
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::builds_in_use::{BoundModule, BuildsInUse};
 use crate::policy::call_times::CallTimes;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, FaultSink};
@@ -28,6 +29,7 @@ use crate::policy::module_counters::ModuleCounters;
 use crate::policy::module_log::ModuleLog;
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
+use crate::policy::shared_cells::ModuleCells;
 use crate::policy::vetting::vet;
 use crate::registry::library::{Library, Placement};
 use crate::registry::options::HostOptions;
@@ -46,54 +48,6 @@ pub enum HostEvent {
     },
     /// An instance failed and is disabled. [`Host::recover`] returns what to do.
     Fault(FaultReport),
-}
-
-/// The builds of a module that the workers' instances were made of, and the services they serve.
-#[derive(Clone, Debug)]
-pub struct BuildsInUse {
-    /// The newest build that passed.
-    pub module: Arc<CompiledModule>,
-    /// If [`BuildsInUse::module`] is a canary: the build on all workers except the first.
-    pub others: Option<Arc<CompiledModule>>,
-    /// The services; `None` if no build can serve them and the native fallback does.
-    pub services: Option<Arc<[ServiceBinding]>>,
-}
-
-impl BuildsInUse {
-    /// Returns the build that most workers have.
-    #[must_use]
-    pub fn majority(&self) -> &Arc<CompiledModule> {
-        self.others.as_ref().unwrap_or(&self.module)
-    }
-
-    /// Returns the build of a worker's instance, if it was made for these services.
-    fn build_for(&self, worker: u32, services: &[ServiceBinding]) -> Option<&CompiledModule> {
-        let same = self.services.as_deref() == Some(services);
-        let build = if worker == 0 {
-            &self.module
-        } else {
-            self.majority()
-        };
-        same.then_some(build)
-    }
-}
-
-/// A module with one instance per worker.
-pub struct BoundModule {
-    /// The builds that the instances were made of.
-    pub in_use: BuildsInUse,
-    /// Instances by worker; [`Vacant`] for those in [`BoundModule::kept`].
-    pub policies: Vec<Box<dyn Policy>>,
-    /// The workers that keep their present instance: it has the same build and the same services.
-    pub kept: Vec<usize>,
-}
-
-impl BoundModule {
-    /// Returns whether all workers keep their instances.
-    #[must_use]
-    pub fn is_kept(&self) -> bool {
-        self.kept.len() == self.policies.len()
-    }
 }
 
 struct BindRequest<'a> {
@@ -123,6 +77,7 @@ impl<'a> BindRequest<'a> {
 #[derive(Clone, Default)]
 struct ModuleHistory {
     counters: Arc<ModuleCounters>,
+    cells: Arc<ModuleCells>,
     outcomes: Arc<ModuleOutcomes>,
     recent_flows: Arc<RecentFlows>,
     log: Arc<ModuleLog>,
@@ -192,8 +147,8 @@ impl Host {
         self.library.load(&self.engine, name)
     }
 
-    /// Makes a worker's instance of a build for its services. The first time, the build has to answer
-    /// test flows for these services.
+    /// Makes a worker's instance of a build for its services, as on the last worker. The first time, the build
+    /// has to answer test flows for these services.
     ///
     /// # Errors
     /// If the module refuses a service, breaks the ABI or fails on the test flows.
@@ -201,6 +156,17 @@ impl Host {
         &self,
         module: &Arc<CompiledModule>,
         worker: u32,
+        seed: u64,
+        services: &[ServiceBinding],
+    ) -> Result<Box<dyn Policy>, ModuleError> {
+        self.instance(module, (worker, worker + 1), seed, services)
+    }
+
+    /// As [`Host::instantiate`], for one worker of some.
+    fn instance(
+        &self,
+        module: &Arc<CompiledModule>,
+        (worker, workers): (u32, u32),
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Box<dyn Policy>, ModuleError> {
@@ -215,10 +181,12 @@ impl Host {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         let owner = InstanceOwner {
             worker,
+            workers,
             seed,
             generation,
             faults: Arc::clone(&self.faults),
             counters: history.counters,
+            cells: history.cells,
             outcomes: history.outcomes,
             recent_flows: history.recent_flows,
             log: history.log,
@@ -416,7 +384,8 @@ impl Host {
         if present.is_some_and(|present| std::ptr::eq(present, &**module)) {
             return Ok(None);
         }
-        self.instantiate(module, worker, request.seed, &request.services)
+        let place = (worker, request.workers);
+        self.instance(module, place, request.seed, &request.services)
             .map(Some)
     }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use waxwing_dataplane::{BackendId, ServiceId};
+use waxwing_sdk::abi::HostFields;
 
 use crate::policy::module_counters::CounterPublisher;
 use crate::policy::outcomes::OutcomeCounter;
 use crate::policy::regions::Regions;
+use crate::policy::shared_cells::SharedCells;
 
 /// A backend, as a policy sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,10 +51,11 @@ pub(crate) struct HostedService {
     /// Which backends take new sessions, and which are healthy: a healthy one may keep its clients.
     pub(crate) available: Box<[bool]>,
     pub(crate) healthy: Box<[bool]>,
-    pub(crate) generation: u64,
-    pub(crate) seed: u64,
+    /// The header's fields that stay: all but the time.
+    pub(crate) host_fields: HostFields,
     pub(crate) refreshed_ms: u64,
     pub(crate) ticked_ms: u64,
     pub(crate) counters: CounterPublisher,
+    pub(crate) shared: SharedCells,
     pub(crate) outcomes: Arc<OutcomeCounter>,
 }

@@ -23,6 +23,7 @@ use crate::policy::hosted::HostedService;
 use crate::policy::module_log::ModuleLog;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
+use crate::policy::shared_cells::CELLS_PER_TURN;
 use crate::policy::worker_share::WorkerShare;
 
 /// Up to this many backends, the live numbers are written before every call; above it, once a
@@ -145,7 +146,7 @@ impl Policy for WasmPolicy {
             self.log_due_ms = now_ms + LOG_MS;
             self.collect_log();
         }
-        let mut ticks = 0;
+        let (mut ticks, mut cells) = (0, 0);
         for _ in 0..self.hosted.len().min(UPKEEP_MAX) {
             let at = self.next_upkeep;
             let due = self.is_tick_due(at, now_ms);
@@ -163,11 +164,17 @@ impl Policy for WasmPolicy {
                 }
             }
             let hosted = &mut self.hosted[at];
+            cells += hosted
+                .shared
+                .add_up_if_due(self.guest.memory(), &hosted.regions, now_ms);
             let (counters, regions) = (&mut hosted.counters, &hosted.regions);
             if counters.publish_if_due(self.guest.memory(), regions, now_ms) {
                 let (outcomes, worker) = (&hosted.outcomes, self.worker as usize);
                 let backends = hosted.backends.iter().map(|backend| backend.id);
                 outcomes.copy_failures(context.gauges, worker, backends);
+            }
+            if cells >= CELLS_PER_TURN {
+                return;
             }
         }
     }
@@ -178,9 +185,9 @@ impl Drop for WasmPolicy {
     fn drop(&mut self) {
         self.collect_log();
         for hosted in &mut self.hosted {
-            hosted
-                .counters
-                .publish(self.guest.memory(), &hosted.regions);
+            let memory = self.guest.memory();
+            hosted.counters.publish(memory, &hosted.regions);
+            hosted.shared.add_up(memory, &hosted.regions);
         }
     }
 }

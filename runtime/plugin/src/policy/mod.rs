@@ -1,9 +1,10 @@
 //! Policies: from a [`CompiledModule`](crate::CompiledModule) to an instance on each worker.
 //!
-//! Invariant: everything except [`instance`], [`records`], [`worker_share`], [`call_times`] and
-//! [`handover`] runs on the control thread.
+//! Invariant: everything except [`instance`], [`records`], [`worker_share`], [`call_times`],
+//! [`shared_cells`] and [`handover`] runs on the control thread.
 
 pub(crate) mod bind;
+pub(crate) mod builds_in_use;
 pub(crate) mod call_times;
 pub(crate) mod guest;
 pub(crate) mod handover;
@@ -16,5 +17,6 @@ pub(crate) mod outcomes;
 pub(crate) mod recent_flows;
 pub(crate) mod records;
 pub(crate) mod regions;
+pub(crate) mod shared_cells;
 pub(crate) mod vetting;
 pub(crate) mod worker_share;

@@ -26,11 +26,8 @@ pub(crate) fn write_host(
     now_ms: u64,
 ) {
     let fields = HostFields {
-        generation: hosted.generation,
         now_ms,
-        seed: hosted.seed,
-        backends_count: u32::try_from(hosted.available.len()).unwrap_or(u32::MAX),
-        reserved: 0,
+        ..hosted.host_fields
     };
     let host = memory
         .get_mut(regions.host..)

@@ -32,6 +32,8 @@ pub(crate) struct Regions {
     /// Room for how many ended sessions; 0 if the service wants no reports of them.
     pub(crate) closed_capacity: usize,
     pub(crate) counters: usize,
+    /// The totals of the shared cells, and behind them the additions.
+    pub(crate) shared: usize,
 }
 
 /// The sizes that a header must provide.
@@ -44,6 +46,8 @@ pub(crate) struct RequiredSizes {
     pub(crate) counters: usize,
     /// Whether the module's ABI has live records (1.1). In a header of 1.0 that field is reserved.
     pub(crate) has_live: bool,
+    /// The number of shared cells in the module's section.
+    pub(crate) shared: usize,
 }
 
 impl Regions {
@@ -95,6 +99,12 @@ impl Regions {
                 COUNTER_SIZE,
                 header.counters_count,
             ),
+            Region::new(
+                "shared cells",
+                header.shared_address,
+                2 * COUNTER_SIZE * required.shared,
+                1,
+            ),
         ];
         for (at, region) in regions.iter().enumerate() {
             region.check(memory.len() as u64)?;
@@ -115,6 +125,7 @@ impl Regions {
             closed: place(header.closed_address),
             closed_capacity: place(header.closed_capacity),
             counters: place(header.counters_address),
+            shared: place(header.shared_address),
         })
     }
 }
@@ -165,6 +176,12 @@ fn check_counts(header: &Header, required: RequiredSizes) -> Result<(), String> 
         return Err(format!(
             "counters_count is {}, but the module's section names {}",
             header.counters_count, required.counters
+        ));
+    }
+    if header.shared_address == 0 && required.shared > 0 {
+        return Err(format!(
+            "shared_address is 0, but the module's section requests {} cells",
+            required.shared
         ));
     }
     Ok(())
@@ -233,6 +250,7 @@ mod tests {
         payload: 16,
         counters: 2,
         has_live: true,
+        shared: 4,
     };
 
     fn valid_header() -> Header {
@@ -251,6 +269,7 @@ mod tests {
             counters_address: 0x6000,
             counters_count: 2,
             live_address: 0x7000,
+            shared_address: 0x8000,
             ..Header::default()
         }
     }
@@ -322,6 +341,15 @@ mod tests {
                 |h| h.live_address = 0x1040,
                 "backends and live records overlap",
             ),
+            (|h| h.shared_address = 0, "requests 4 cells"),
+            (
+                |h| h.shared_address = 0xffc8,
+                "shared cells at 0xffc8 to 0x10008 lies outside",
+            ),
+            (
+                |h| h.shared_address = 0x6fe0,
+                "live records and shared cells overlap",
+            ),
             (
                 |h| h.flows_address = 0x2004,
                 "flows at 0x2004 is not a multiple",
@@ -367,6 +395,7 @@ mod tests {
                 prop_assert!(regions.payload + BATCH_MAX * regions.payload_stride <= memory.len());
                 let live = regions.live.unwrap_or(0);
                 prop_assert!(live + REQUIRED.backends * LiveRecord::SIZE <= memory.len());
+                prop_assert!(regions.shared + 2 * REQUIRED.shared * COUNTER_SIZE <= memory.len());
             }
         }
     }

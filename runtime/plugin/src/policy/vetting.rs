@@ -47,10 +47,12 @@ pub(crate) fn vet(
     let outcomes = Arc::new(ModuleOutcomes::default());
     let owner = InstanceOwner {
         worker: 0,
+        workers: 1,
         seed: 0,
         generation: 0,
         faults: Arc::new(move |report| lock(&sink).push(report)),
         counters: Arc::default(),
+        cells: Arc::default(),
         outcomes: Arc::clone(&outcomes),
         recent_flows: Arc::default(),
         log: Arc::default(),

@@ -1,5 +1,6 @@
 //! Tests of the hosts through their public API: modules in text form, real files, real time limits.
 
+mod built;
 mod checks;
 mod common;
 mod compiling;
@@ -12,5 +13,6 @@ mod loader;
 mod native_parity;
 mod one_story;
 mod pipeline;
+mod shared_cells;
 mod swap;
 mod validation;

@@ -72,6 +72,8 @@ struct Trace<'a> {
     records: Vec<BackendRecord>,
     now_ms: u64,
     ticked_ms: u64,
+    /// When shared cells are added up next.
+    shared_ms: u64,
     /// Sessions that have not ended, by the backend's index.
     sessions: Vec<(u32, Phase)>,
 }
@@ -87,6 +89,7 @@ impl<'a> Trace<'a> {
             records: Vec::new(),
             now_ms: 0,
             ticked_ms: 0,
+            shared_ms: 0,
             sessions: Vec::new(),
         }
     }
@@ -182,7 +185,9 @@ impl<'a> Trace<'a> {
 
     fn native<P: waxwing_sdk::Policy>(&self) -> Driver<P> {
         let seed = service_seed(SEED, SERVICE, WORKER);
-        Driver::start(self.config, &self.records, seed).expect("the config is accepted")
+        let worker = u16::try_from(WORKER).expect("it is small");
+        Driver::start_on((worker, worker + 1), self.config, &self.records, seed)
+            .expect("the config is accepted")
     }
 
     fn binding(&self) -> ServiceBinding {
@@ -327,6 +332,10 @@ impl<'a> Trace<'a> {
             self.ticked_ms = self.now_ms;
             self.write_live(native);
             native.tick(0);
+        }
+        if self.now_ms >= self.shared_ms {
+            self.shared_ms = self.now_ms + 10;
+            testing::share(std::slice::from_mut(native));
         }
         let snapshot = self.snapshot();
         wasm.tick(TickContext {
