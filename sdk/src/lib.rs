@@ -61,6 +61,7 @@ mod aligned;
 pub mod choice;
 pub mod client;
 mod config;
+mod context;
 pub mod export;
 pub mod group;
 pub mod hash;

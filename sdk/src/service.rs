@@ -15,6 +15,7 @@ use crate::abi::{
 };
 use crate::aligned::Aligned;
 use crate::config;
+use crate::context::Context;
 use crate::{Backends, ClosedSession, ConfigError, Flow, Pick, Policy};
 
 /// The memory regions of a batch. All services of a module share one, because each call of the host
@@ -36,15 +37,6 @@ impl Batch {
                 .into(),
         }
     }
-}
-
-/// What a policy sees of its service besides the backends. The header is the first field.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Context {
-    pub(crate) header: Header,
-    /// The shared cells: all totals, then all additions.
-    pub(crate) shared: Box<[Cell<u64>]>,
 }
 
 /// A service. The header is the first field, so the service has the header's address.

@@ -11,8 +11,8 @@ use crate::abi::{
     END_IDLE, END_REFUSED, END_RESET, END_UNANSWERED, FLOW_MID_STREAM, FlowRecord, LiveRecord,
     PROTOCOL_TCP,
 };
+use crate::context::Context;
 use crate::hash;
-use crate::service::Context;
 use crate::shared::Shared;
 
 /// A transport protocol.

@@ -4,6 +4,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::TestFlow;
 use crate::abi::{
@@ -249,6 +250,15 @@ impl<P: Policy> Driver<P> {
         &self.service.counters
     }
 
+    /// Adds what the policy added to its shared cells to the totals, and shows it the totals.
+    pub(crate) fn share_with(&mut self, totals: &mut [u64]) {
+        let (known, added) = self.service.context.shared.split_at(P::SHARED);
+        for ((total, known), added) in totals.iter_mut().zip(known).zip(added) {
+            *total = total.wrapping_add(added.take());
+            known.set(*total);
+        }
+    }
+
     /// Advances the time and calls the policy's tick.
     pub fn tick(&mut self, elapsed_ms: u64) {
         self.host_mut().now_ms += elapsed_ms;
@@ -258,13 +268,16 @@ impl<P: Policy> Driver<P> {
 
 /// Passes on what the workers' policies added to their shared cells, as the host does every 10 milliseconds.
 pub fn share<P: Policy>(workers: &mut [Driver<P>]) {
-    for cell in 0..P::SHARED {
-        let regions = || workers.iter().map(|worker| &*worker.service.context.shared);
-        let added = regions().map(|region| region[P::SHARED + cell].take());
-        let added = added.fold(0, u64::wrapping_add);
-        for region in regions() {
-            region[cell].set(region[cell].get().wrapping_add(added));
-        }
+    let Some(first) = workers.first() else {
+        return;
+    };
+    let known = &first.service.context.shared[..P::SHARED];
+    let mut totals: Vec<u64> = known.iter().map(Cell::get).collect();
+    // All are added up first, and then told.
+    for _ in 0..2 {
+        workers
+            .iter_mut()
+            .for_each(|worker| worker.share_with(&mut totals));
     }
 }
 

@@ -140,7 +140,7 @@ fn headers() -> Vec<Hostile> {
         "shared cells over the end": shared(0xfc08) => "shared cells at 0xfc08 to 0x10008 lies outside";
         "shared cells that wrap around": shared(0xffff_fff8) => "shared cells at 0xfffffff8";
         "shared cells in the header": shared(0x0c08) => "the header and shared cells overlap";
-        "shared cells over the picks": shared(0x3ff8) => "picks and shared cells overlap";
+        "shared cells over the picks": shared(0x40f8) => "picks and shared cells overlap";
     }
     .map(|(what, wat, why)| Hostile::of(what, &wat, Refused(BREAKS, why)))
     .into()

@@ -147,8 +147,8 @@ impl Host {
         self.library.load(&self.engine, name)
     }
 
-    /// Makes a worker's instance of a build for its services, as on the last worker. The first time, the build
-    /// has to answer test flows for these services.
+    /// Makes a worker's instance of a build for its services, as on the last worker. The first time, the
+    /// build has to answer test flows for these services.
     ///
     /// # Errors
     /// If the module refuses a service, breaks the ABI or fails on the test flows.
