@@ -156,6 +156,8 @@ fn describe(stage: &Stage, program: &Path, work: &Path) -> Result<(), String> {
     for (from, to) in COMPLETIONS {
         stage.put(&work.join("completions").join(from), to)?;
     }
+    let schema = work.join("waxwing.schema.json");
+    stage.put(&schema, "usr/share/waxwing/waxwing.schema.json")?;
     let mut pages = Vec::new();
     for page in entries(&work.join("man1"))? {
         let name = page.file_name().unwrap_or_default().to_string_lossy();

@@ -198,6 +198,9 @@ enum EventCommand {
 enum ConfigCommand {
     /// Prints the config in effect, as it was read.
     Show(AdminAddress),
+    /// Prints the JSON Schema of configs, for editors: `#:schema FILE` in a config's first line has one
+    /// complete and check it.
+    Schema,
     /// Compares the file with the config in effect; exits with 3 if a change needs a restart.
     Diff(AdminAddress),
     /// Checks a file as a reload would, against the running balancer, and prints what it would change.
@@ -345,6 +348,9 @@ fn main() -> ExitCode {
 fn config(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Show(admin) => query::config(&admin.socket)?,
+        ConfigCommand::Schema => {
+            query::print(&format!("{:#}\n", waxwing_control::config::json_schema()))?;
+        }
         ConfigCommand::Validate { admin, file } => query::validate(&admin.socket, &file)?,
         ConfigCommand::Apply {
             admin,

@@ -1,13 +1,18 @@
 //! Starts that must fail: each ends with a clear error, and changes nothing.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use waxwing_tests::actors;
+use waxwing_tests::actors::{self, built_program};
 use waxwing_tests::config::Ports;
 use waxwing_tests::process::Finished;
 use waxwing_tests::topology::VIP4;
-use waxwing_tests::{Config, HealthCheck, Layout, Process, Topology, Waxwing};
+use waxwing_tests::{
+    Config, HealthCheck, Layout, Process, Scratch, Topology, Waxwing, process, tools,
+};
 
 use crate::traffic::{assert_served, web};
 use crate::{Scenario, scenario};
@@ -20,7 +25,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(without_privilege_the_error_names_the_capability),
     scenario!(a_port_with_another_program_is_left_alone),
     scenario!(transparent_mode_names_the_commands_for_its_bridge),
+    scenario!(
+        the_schema_takes_the_examples_and_refuses_mistakes,
+        "schemathesis"
+    ),
 ];
+
+/// Prints how many mistakes the JSON on standard input has by the schema in a file. The validator is one that
+/// schemathesis brings along.
+const VALIDATE: &str = "
+import json, sys, jsonschema_rs
+validator = jsonschema_rs.Draft202012Validator(json.load(open(sys.argv[1])))
+print(sum(1 for _ in validator.iter_errors(json.load(sys.stdin))))
+";
 
 /// Runs the balancer, and asserts that it exits with an error and leaves no XDP program attached. `wrapper`
 /// is a command line that runs before it.
@@ -49,6 +66,38 @@ pub(crate) fn assert_says(finished: &Finished, words: &[&str]) -> Result<()> {
         ensure!(said.contains(word), "the output lacks `{word}`:\n{said}");
     }
     ensure!(!said.contains("panicked"), "it panicked:\n{said}");
+    Ok(())
+}
+
+fn the_schema_takes_the_examples_and_refuses_mistakes() -> Result<()> {
+    let folder = Scratch::new()?;
+    let schema = process::run(Command::new(built_program("waxwing")?).args(["config", "schema"]))?;
+    let schema = folder.write("schema.json", schema)?;
+    let python = tools::find("schemathesis")?.with_file_name("python3");
+    let mistakes = |config: &str| -> Result<u32> {
+        let json = serde_json::to_string(&toml::from_str::<toml::Table>(config)?)?;
+        let mut validate = Command::new(&python);
+        validate.args(["-c", VALIDATE]).arg(&schema);
+        Ok(process::run_with_input(&validate, &json)?.trim().parse()?)
+    };
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let read = |name: &str| fs::read_to_string(examples.join(name));
+    for name in ["full.toml", "minimal.toml", "transparent.toml"] {
+        ensure!(mistakes(&read(name)?)? == 0, "{name}");
+    }
+    let full = read("full.toml")?;
+    for (right, wrong) in [
+        ("policy = \"maglev\"", "polcy = \"maglev\""),
+        ("poll = \"adaptive\"", "poll = \"sometimes\""),
+        ("module_share = 10", "module_share = 101"),
+        ("interval = \"2s\"", "interval = true"),
+        ("backup = false", "backup = \"no\""),
+        ("port = 80\n", "port = 80_000\n"),
+        ("cpus = [0, 1]", "cpus = [\"0\"]"),
+    ] {
+        let wrong = full.replacen(right, wrong, 1);
+        ensure!(wrong != full && mistakes(&wrong)? > 0, "{right} {wrong}");
+    }
     Ok(())
 }
 
@@ -101,7 +150,7 @@ fn bad_configs_are_refused_with_their_place() -> Result<()> {
 fn check_tries_the_modules_and_their_configs() -> Result<()> {
     let topology = Topology::new(Layout::with_servers(1))?;
     let config = web(&topology);
-    std::fs::create_dir_all(&config.modules)?;
+    fs::create_dir_all(&config.modules)?;
     let check = |text: String| -> Result<Finished> {
         let path = topology.scratch.write("checked.toml", text)?;
         let mut check = topology.balancer_command(&[])?;
@@ -111,14 +160,14 @@ fn check_tries_the_modules_and_their_configs() -> Result<()> {
     let good = check(config.to_toml()?)?;
     ensure!(good.status.success(), "{}{}", good.stdout, good.stderr);
 
-    std::fs::write(config.modules.join("round_robin.wasm"), "no module")?;
+    fs::write(config.modules.join("round_robin.wasm"), "no module")?;
     let bad = check(config.to_toml()?)?;
     ensure!(!bad.status.success(), "a bad module passed: {}", bad.stdout);
     assert_says(
         &bad,
         &["not a WebAssembly module", "round_robin", "checked.toml:"],
     )?;
-    std::fs::remove_file(config.modules.join("round_robin.wasm"))?;
+    fs::remove_file(config.modules.join("round_robin.wasm"))?;
 
     let mut config = config;
     config.services[0]

@@ -20,6 +20,7 @@
 //! compares values across tables; `problem` holds and prints what is wrong.
 
 mod check;
+mod json_schema;
 mod load;
 mod model;
 mod named_key;
@@ -33,6 +34,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use json_schema::json_schema;
 pub use load::ParsedConfig;
 pub use model::health::{
     AllDown, CheckOverride, CheckTiming, Ejection, HealthCheck, HealthConfig, OnDown, OnRefused,

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
+use super::schema::Asked;
+
 /// A range of the config's text, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Span {
@@ -214,6 +216,8 @@ impl fmt::Display for Problem {
 pub(super) struct Problems {
     pub(super) source: Arc<SourceText>,
     pub(super) list: Vec<Problem>,
+    /// What the reader asks for, if somebody wants to know.
+    pub(super) asked: Option<Asked>,
 }
 
 impl Problems {
@@ -221,6 +225,7 @@ impl Problems {
         Self {
             source: Arc::clone(source),
             list: Vec::new(),
+            asked: None,
         }
     }
 

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use waxwing_dataplane::Ports;
 
 use super::problem::{Located, Problems, Span};
-use super::schema::{Key, ROOT, Section, Shape};
+use super::schema::{Expected, Key, ROOT, Section, Shape};
 use super::{names, values};
 
 /// Returns the value, or `default` if the key is absent or wrong.
@@ -74,6 +74,13 @@ impl<'a, 'i> Table<'a, 'i> {
         missing_key(key, self.section)
     }
 
+    /// Notes what the value of a key must be.
+    fn expect(&self, key: &'static Key, problems: &mut Problems, expected: Expected) {
+        if let Some(asked) = &mut problems.asked {
+            asked.note(self.section, key, expected);
+        }
+    }
+
     /// Returns the value of a key of this section.
     fn get(&self, key: &'static Key) -> Option<(&'a DeValue<'i>, Span)> {
         debug_assert!(
@@ -92,6 +99,7 @@ impl<'a, 'i> Table<'a, 'i> {
         problems: &mut Problems,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<Located<T>> {
+        self.expect(key, problems, Expected::Text);
         let (value, span) = self.get(key)?;
         parsed(key, value, span, problems, parse)
     }
@@ -103,6 +111,8 @@ impl<'a, 'i> Table<'a, 'i> {
         choices: &[(&'static str, T)],
         problems: &mut Problems,
     ) -> Option<Located<T>> {
+        let words = choices.iter().map(|(word, _)| *word);
+        self.expect(key, problems, Expected::Choice(words.collect()));
         self.parsed(key, problems, |text| {
             let chosen = choices
                 .iter()
@@ -132,6 +142,7 @@ impl<'a, 'i> Table<'a, 'i> {
         key: &'static Key,
         problems: &mut Problems,
     ) -> Option<Located<bool>> {
+        self.expect(key, problems, Expected::Boolean);
         let (value, span) = self.get(key)?;
         match value {
             DeValue::Boolean(value) => Some(Located::new(*value, span)),
@@ -149,6 +160,7 @@ impl<'a, 'i> Table<'a, 'i> {
     where
         T: TryFrom<i128> + PartialOrd + Display,
     {
+        self.expect(key, problems, Expected::Integer(bounds(&range)));
         let (value, span) = self.get(key)?;
         integer(key, value, span, &range, problems)
     }
@@ -159,6 +171,7 @@ impl<'a, 'i> Table<'a, 'i> {
         key: &'static Key,
         problems: &mut Problems,
     ) -> Option<Located<Ports>> {
+        self.expect(key, problems, Expected::Ports);
         match self.get(key)? {
             (DeValue::Integer(_), _) => {
                 let port = self.integer(key, 1..=u16::MAX, problems)?;
@@ -179,6 +192,7 @@ impl<'a, 'i> Table<'a, 'i> {
     where
         T: TryFrom<i128> + PartialOrd + Display,
     {
+        self.expect(key, problems, Expected::Integers(bounds(&range)));
         self.list(
             key,
             "a list of numbers",
@@ -194,6 +208,7 @@ impl<'a, 'i> Table<'a, 'i> {
         problems: &mut Problems,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<Located<T>>> {
+        self.expect(key, problems, Expected::Texts);
         self.list(
             key,
             "a list of strings",
@@ -230,6 +245,7 @@ impl<'a, 'i> Table<'a, 'i> {
         bounds: RangeInclusive<Duration>,
         problems: &mut Problems,
     ) -> Option<Located<Duration>> {
+        self.expect(key, problems, Expected::Duration);
         let (value, span) = self.get(key)?;
         let read = match value {
             DeValue::String(_) => self.parsed(key, problems, values::duration),
@@ -251,6 +267,7 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// Returns a table of any keys as JSON, `{}` if the key is absent or wrong.
     pub(super) fn json(&self, key: &'static Key, problems: &mut Problems) -> Located<Arc<str>> {
+        self.expect(key, problems, Expected::Free);
         let read = match self.get(key) {
             Some((table @ DeValue::Table(_), span)) => {
                 let text = json(table, span, problems).to_string();
@@ -304,6 +321,11 @@ impl<'a, 'i> Table<'a, 'i> {
         }
         tables
     }
+}
+
+/// Returns a range's ends.
+fn bounds<T: Display>(range: &RangeInclusive<T>) -> [i128; 2] {
+    [range.start(), range.end()].map(|end| end.to_string().parse().unwrap_or(0))
 }
 
 fn parsed<T>(

@@ -3,6 +3,8 @@
 //! Invariant: a key that is not listed here is refused; each listed key is read by `sections` and
 //! documented in `examples/full.toml`. Tests check all three against each other.
 
+use std::collections::BTreeMap;
+
 /// One key of a table.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Key {
@@ -44,6 +46,41 @@ impl Section {
     /// Returns its name in errors.
     pub(super) fn title(&self) -> &'static str {
         self.header.unwrap_or("the top of the file")
+    }
+}
+
+/// What a key's value must be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Expected {
+    Text,
+    Choice(Vec<&'static str>),
+    Boolean,
+    Integer([i128; 2]),
+    /// A text with units, or whole seconds.
+    Duration,
+    /// A port, or a text for several.
+    Ports,
+    Texts,
+    Integers([i128; 2]),
+    /// A table of any keys.
+    Free,
+}
+
+/// What the reader asks for, by section and key.
+#[derive(Default)]
+pub(super) struct Asked(BTreeMap<(&'static str, &'static str), Expected>);
+
+impl Asked {
+    /// Returns what is asked for.
+    pub(super) fn get(&self, section: &Section, key: &Key) -> Option<&Expected> {
+        self.0.get(&(section.title(), key.name))
+    }
+
+    /// Notes what is asked for first: a reader may try one form of a value after the other.
+    pub(super) fn note(&mut self, section: &Section, key: &Key, expected: Expected) {
+        self.0
+            .entry((section.title(), key.name))
+            .or_insert(expected);
     }
 }
 
