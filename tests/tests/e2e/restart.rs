@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::echo::{Echo, Pinger};
@@ -22,12 +22,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         "nginx",
         "curl"
     ),
+    scenario!(no_connection_is_lost_under_any_shipped_policy),
     scenario!(what_the_operator_said_goes_on),
     scenario!(a_damaged_state_is_refused_and_read_once),
     scenario!(a_config_without_a_backend_loses_its_sessions_alone),
     scenario!(a_full_disk_ends_no_stop, "mount"),
     scenario!(after_a_stop_the_kernel_has_its_interfaces_back, "tc"),
 ];
+
+macro_rules! list {
+    ($($name:ident :: $policy:ident, $package:literal, $config:literal;)*) => {
+        /// Each shipped policy, with a config for backends with the tags 1, 2 and 3.
+        const POLICIES: &[(&str, &str)] = &[$((stringify!($name), $config)),*];
+    };
+}
+waxwing_policies::for_each_policy!(list);
+
+/// The connections, and the flows of UDP, to the services of each policy.
+const CONNECTIONS: u32 = 4;
+const FLOWS: u64 = 2;
 
 /// How long nobody balances between a stop and a start.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -68,11 +81,7 @@ fn connections_go_on_over_stops_and_starts_under_every_kind_of_policy() -> Resul
     for policy in ["round_robin", "least_connections", "random", "maglev"] {
         let topology = Topology::new(Layout::default())?;
         let servers = start_nginx(&topology)?;
-        let _echoes = topology
-            .servers
-            .iter()
-            .map(|server| Echo::start(server, 7007))
-            .collect::<Result<Vec<_>>>()?;
+        let _echoes = start_echoes(&topology)?;
         let mut config = web(&topology).with(Service::v4("echo", "udp", (7, 7007), 3));
         for service in &mut config.services {
             service.policy = policy.into();
@@ -126,6 +135,95 @@ fn kept_alive_connections_go_on() -> Result<()> {
     let opened = waxwing.status()?.counted("sessions_opened");
     ensure!(opened == 0, "{opened} connections were opened again");
     waxwing.stop().map(drop)
+}
+
+/// One balancer with a service over TCP and one over UDP for each shipped policy. Clients go on sending while
+/// nobody balances, and each connection answers within the time-out of its clients.
+fn no_connection_is_lost_under_any_shipped_policy() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let _servers = actors::http_servers(&topology, 8080)?;
+    let _echoes = start_echoes(&topology)?;
+    let services = || (9000..).zip(POLICIES.iter().copied());
+    let mut config = Config::new(&topology);
+    for (port, policy) in services() {
+        for (protocol, backend_port) in [("tcp", 8080), ("udp", 7007)] {
+            config = config.with(service_of(policy, protocol, (port, backend_port))?);
+        }
+    }
+    let mut waxwing = Waxwing::start(&topology, &config)?;
+    let mut loads = Vec::new();
+    let mut flows = Vec::new();
+    for (port, (policy, _)) in services() {
+        let load = Load {
+            clients: CONNECTIONS,
+            keep_alive: true,
+            rate: 2 * CONNECTIONS,
+            timeout: Duration::from_secs(15),
+            ..connections(VIP4, port, Duration::from_secs(60))
+        };
+        loads.push((policy, RunningLoad::start(&topology.client, load)?));
+        for _ in 0..FLOWS {
+            let flow = topology
+                .client
+                .enter(|| Pinger::new((VIP4, port).into(), Duration::from_secs(5)))??;
+            flow.send(1)?;
+            flow.wait(1).context(policy)?;
+            flows.push((policy, flow));
+        }
+    }
+    let all = POLICIES.len() as u64 * (u64::from(CONNECTIONS) + FLOWS);
+    waxwing.wait_status("the sessions", |status| status.sessions() == all)?;
+
+    stop_and_start(&mut waxwing, PAUSE)?;
+    for (policy, flow) in &flows {
+        flow.send(2)?;
+        flow.wait(2).context(*policy)?;
+    }
+    for (policy, load) in &mut loads {
+        goes_on(load).context(*policy)?;
+        load.stop()?;
+    }
+    for (policy, load) in loads {
+        let tally = load.finish()?;
+        let failures = &tally.failures;
+        ensure!(tally.failed() == 0, "{policy}: they broke: {failures:?}");
+    }
+    let opened = waxwing.status()?.counted("sessions_opened");
+    ensure!(opened == 0, "{opened} connections were opened again");
+    waxwing.stop().map(drop)
+}
+
+/// A service under a policy with this config. Its backends' tags are 1, 2 and 3.
+fn service_of(
+    (policy, config): (&str, &str),
+    protocol: &'static str,
+    ports: (u16, u16),
+) -> Result<Service> {
+    let mut service = Service::v4(&format!("{policy}-{protocol}"), protocol, ports, 3);
+    service.policy = policy.to_owned();
+    service.policy_config = serde_json::from_str(config)?;
+    for (tag, backend) in (1..).zip(&mut service.backends) {
+        backend.tag = tag;
+    }
+    Ok(service)
+}
+
+/// Waits until all connections of a load have answered again.
+fn goes_on(load: &mut RunningLoad) -> Result<()> {
+    load.take_samples()?;
+    let mut answers = 0;
+    retry(Duration::from_secs(20), || {
+        for sample in load.take_samples()? {
+            answers += sample.servers.values().sum::<u64>();
+        }
+        ensure!(answers >= u64::from(2 * CONNECTIONS), "{answers} answers");
+        Ok(())
+    })
+}
+
+fn start_echoes(topology: &Topology) -> Result<Vec<Echo>> {
+    let servers = topology.servers.iter();
+    servers.map(|server| Echo::start(server, 7007)).collect()
 }
 
 fn what_the_operator_said_goes_on() -> Result<()> {

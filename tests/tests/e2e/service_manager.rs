@@ -1,8 +1,11 @@
 //! What the balancer tells the service manager that started it, heard on a real socket.
 
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,6 +23,7 @@ use crate::{Scenario, scenario};
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(each_step_of_its_life_is_told),
     scenario!(an_upgrade_names_the_new_process),
+    scenario!(an_upgrade_that_never_ends_leaves_it_fed),
     scenario!(a_worker_that_hangs_leaves_the_watchdog_unfed),
 ];
 
@@ -113,6 +117,34 @@ fn an_upgrade_names_the_new_process() -> Result<()> {
     let more = manager.arrived()?;
     ensure!(more.is_empty(), "it says more than it should: {more:?}");
     Ok(())
+}
+
+/// What should be a new process says a byte a second, so that each comes in time but never a whole message.
+fn an_upgrade_that_never_ends_leaves_it_fed() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, config) = three(&topology)?;
+    let manager = Manager::new(&topology)?;
+    let wrapper = ["env", &manager.variable, "WATCHDOG_USEC=30000000"];
+    let waxwing = Waxwing::start_under(&topology, &config, &wrapper)?;
+    manager.assert_heard("READY=1\n")?;
+    manager.assert_heard("WATCHDOG=1")?;
+    manager
+        .socket
+        .set_read_timeout(Some(Duration::from_secs(30)))?;
+    let socket = PathBuf::from(format!("{}.upgrade", config.socket().display()));
+    let mut stranger = UnixStream::connect(socket)?;
+    // The length of its message, and the number of descriptors with it.
+    stranger.write_all(&[&1_000_u64.to_be_bytes()[..], &[0; 4]].concat())?;
+    let talks = thread::spawn(move || {
+        while stranger.write_all(&[0]).is_ok() {
+            thread::sleep(Duration::from_secs(1));
+        }
+    });
+    manager.assert_heard("WATCHDOG=1")?;
+    waxwing.wait_log("an upgrade failed, this process goes on")?;
+    talks.join().ok().context("a thread has panicked")?;
+    assert_served(&topology, VIP4)?;
+    waxwing.stop().map(drop)
 }
 
 /// The worker's thread alone is stopped, as a debugger does; the control threads answer as before.

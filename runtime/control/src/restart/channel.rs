@@ -4,15 +4,14 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// How long the other process may take for its next message: less than a service manager waits for a control
-/// loop that does not turn (`WatchdogSec=` of the unit).
+/// How long the other process may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The most descriptors of one message of the socket (`SCM_MAX_FD` is 253).
@@ -22,43 +21,105 @@ const AT_ONCE: usize = 200;
 const DESCRIPTORS_MAX: u32 = 1 << 16;
 
 /// One end of the connection.
-pub(super) struct Channel(UnixStream);
+pub(super) struct Channel {
+    stream: UnixStream,
+    /// When all must have been said, if ever.
+    ends: Option<Instant>,
+}
+
+/// A message in the making, or on its way here.
+struct Talk<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl Talk<'_> {
+    /// Bounds the next call of the socket.
+    fn limit(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_write_timeout(Some(left))
+    }
+}
+
+/// What a socket's own time-out is called, too.
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+impl Read for Talk<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.limit()?;
+        self.stream.read(into).map_err(timed_out)
+    }
+}
+
+impl Write for Talk<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.limit()?;
+        self.stream.write(bytes).map_err(timed_out)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Channel {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self(stream))
+        Ok(Self { stream, ends: None })
+    }
+
+    /// Bounds the whole conversation, whatever the other process says meanwhile.
+    pub(super) fn within(self, max: Duration) -> Self {
+        Self {
+            ends: Instant::now().checked_add(max),
+            ..self
+        }
+    }
+
+    fn talk(&self) -> Talk<'_> {
+        let patience = Instant::now() + PATIENCE;
+        Talk {
+            stream: &self.stream,
+            until: self.ends.map_or(patience, |ends| ends.min(patience)),
+        }
     }
 
     /// Returns the id of the process at the other end.
     pub(super) fn peer(&self) -> io::Result<u32> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
+        let peer = rustix::net::sockopt::socket_peercred(&self.stream)?;
         Ok(peer.pid.as_raw_pid().cast_unsigned())
     }
 
     /// Waits until the other end is closed, or patience ends.
     pub(super) fn wait_closed(&self) -> io::Result<()> {
-        let mut stream = &self.0;
-        stream.read_to_end(&mut Vec::new()).map(drop)
+        self.talk().read_to_end(&mut Vec::new()).map(drop)
     }
 
     /// Sends a message: its length, the number of its descriptors, its bytes; then a byte for each group of
     /// descriptors.
     pub(super) fn send(&self, bytes: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
-        let mut stream = &self.0;
+        let mut talk = self.talk();
         let count = u32::try_from(descriptors.len()).map_err(io::Error::other)?;
-        stream.write_all(&(bytes.len() as u64).to_be_bytes())?;
-        stream.write_all(&count.to_be_bytes())?;
-        stream.write_all(bytes)?;
+        talk.write_all(&(bytes.len() as u64).to_be_bytes())?;
+        talk.write_all(&count.to_be_bytes())?;
+        talk.write_all(bytes)?;
         for group in descriptors.chunks(AT_ONCE) {
             let group: Vec<_> = group.iter().map(OwnedFd::as_fd).collect();
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
             let mut rights = SendAncillaryBuffer::new(&mut space);
             rights.push(SendAncillaryMessage::ScmRights(&group));
+            talk.limit()?;
             sendmsg(
-                stream,
+                &self.stream,
                 &[IoSlice::new(&[0])],
                 &mut rights,
                 SendFlags::NOSIGNAL,
@@ -69,10 +130,10 @@ impl Channel {
 
     /// Receives a message of at most `max` bytes.
     pub(super) fn receive(&self, max: u64) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut stream = &self.0;
+        let mut talk = self.talk();
         let (mut len, mut count) = ([0; 8], [0; 4]);
-        stream.read_exact(&mut len)?;
-        stream.read_exact(&mut count)?;
+        talk.read_exact(&mut len)?;
+        talk.read_exact(&mut count)?;
         let (len, count) = (u64::from_be_bytes(len), u32::from_be_bytes(count));
         if len > max || count > DESCRIPTORS_MAX {
             return Err(io::Error::new(
@@ -81,7 +142,7 @@ impl Channel {
             ));
         }
         let mut bytes = Vec::new();
-        stream.take(len).read_to_end(&mut bytes)?;
+        Read::by_ref(&mut talk).take(len).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -91,7 +152,9 @@ impl Channel {
             let mut rights = RecvAncillaryBuffer::new(&mut space);
             let mut byte = [0];
             let into = &mut [IoSliceMut::new(&mut byte)];
-            let received = recvmsg(stream, into, &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+            talk.limit()?;
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(&self.stream, into, &mut rights, flags)?;
             let before = descriptors.len();
             for message in rights.drain() {
                 if let RecvAncillaryMessage::ScmRights(group) = message {
@@ -138,6 +201,27 @@ mod tests {
             b.receive(1).unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
+    }
+
+    /// Each of its bytes comes in time, but not all of them.
+    #[test]
+    fn a_conversation_has_an_end() {
+        let [a, b] = pair();
+        let b = b.within(Duration::from_millis(300));
+        let begun = Instant::now();
+        let talks = std::thread::spawn(move || {
+            // Until the other end is closed.
+            while (&a.stream).write_all(&[0]).is_ok() {
+                std::thread::sleep(Duration::from_millis(60));
+            }
+        });
+        let outcomes = [b.receive(1).map(drop), b.send(&[], &[]), b.wait_closed()];
+        assert!(begun.elapsed() < Duration::from_secs(2), "it goes on");
+        for outcome in outcomes {
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+        drop(b);
+        talks.join().unwrap();
     }
 
     #[test]

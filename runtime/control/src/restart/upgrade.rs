@@ -16,6 +16,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -33,6 +34,10 @@ const VERSION: u32 = 1;
 
 /// The longest message that is no state, in bytes.
 const MESSAGE_MAX: u64 = 256 << 20;
+
+/// How long the old process talks with the new one. Meanwhile its control loop does not turn, and a service
+/// manager waits less than half a minute for that (`WatchdogSec=` of the unit, fed four times within it).
+const CONVERSATION_MAX: Duration = Duration::from_secs(20);
 
 /// Returns the path of the socket for upgrades, beside the admin socket.
 pub(crate) fn socket_beside(admin: &Path) -> PathBuf {
@@ -196,7 +201,8 @@ fn records(bytes: &[u8], len: usize) -> impl Iterator<Item = SessionRecord> + '_
 /// the reason is logged.
 pub(crate) fn hand_over(controller: &Controller, stream: UnixStream) -> Option<Successor> {
     let mut has_given = false;
-    let outcome = Channel::new(stream).and_then(|channel| {
+    let channel = Channel::new(stream).map(|channel| channel.within(CONVERSATION_MAX));
+    let outcome = channel.and_then(|channel| {
         let pid = channel.peer()?;
         let serves = converse(controller, &channel, &mut has_given)?;
         let _channel = channel;
