@@ -44,6 +44,7 @@ cargo xtask COMMAND
       --seed N            begin with this network
       --packets N         stop after this many packets in all
       --world N           packets per network (100000)
+      --forgetful         a balancer that loses sessions and adopts servers' replies
       --siege             a thousand transfers under attack for ten minutes, in each network
   soak [OPTIONS]        a real balancer under steady traffic while its config, modules, network and process
                         limits change at random; fails if it ends, loses a session or reports what is untrue

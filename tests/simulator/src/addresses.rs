@@ -43,6 +43,20 @@ pub(crate) fn service_addresses() -> [ServiceAddress; 8] {
     ]
 }
 
+/// Whether the servers of a service serve no other one at the same port.
+pub(crate) fn has_own_servers(at: usize) -> bool {
+    let all = service_addresses();
+    let (vip, _, protocol, port) = all[at];
+    (0..)
+        .zip(&all)
+        .all(|(other, (its, _, its_protocol, its_port))| {
+            let is_same_port = port == *its_port || [port, *its_port].contains(&Backend::PORT_KEPT);
+            other == at
+                || (vip.family(), protocol) != (its.family(), *its_protocol)
+                || !is_same_port
+        })
+}
+
 /// Draws a service of a protocol: VIP and port.
 pub(crate) fn any_service(random: &mut Random, protocol: Protocol) -> (Address, u16) {
     loop {

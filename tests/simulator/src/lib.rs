@@ -85,6 +85,23 @@ pub fn digests(seed: u64, packets: u64) -> Result<[u64; 2], Box<Failure>> {
     ])
 }
 
+/// Runs a world like [`simulate`], whose balancer loses sessions now and then. If it adopts replies, no
+/// connection of a service that does may break.
+///
+/// # Errors
+/// The first [`Failure`], with its trace.
+pub fn forget(seed: u64, packets: u64, adopts: bool) -> Result<Tally, Box<Failure>> {
+    attempt(
+        seed,
+        |tracing| World::forgetful(seed, adopts, tracing),
+        |world| {
+            world.run(packets)?;
+            world.settle()?;
+            Ok(world.tally())
+        },
+    )
+}
+
 /// Runs a siege, whose attackers also send these frames.
 ///
 /// # Errors

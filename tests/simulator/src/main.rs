@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use waxwing_dataplane::DropReason;
-use waxwing_simulator::{Tally, besiege, corpus, simulate};
+use waxwing_simulator::{Tally, besiege, corpus, forget, simulate};
 
 const USAGE: &str = "\
 --seed N      start with this seed; a failure prints its own (default: the current time)
 --packets N   stop after so many packets in all (default: never)
 --world N     packets per world before it settles (default: 100000)
+--forgetful   simulate a balancer that loses sessions and adopts servers' replies
 --siege       simulate sieges: a thousand transfers, attacked for ten minutes of simulated time
 ";
 
@@ -22,6 +23,7 @@ struct Options {
     packets: u64,
     world: u64,
     siege: bool,
+    forgetful: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -31,12 +33,17 @@ fn options() -> Result<Options, String> {
         packets: u64::MAX,
         world: 100_000,
         siege: false,
+        forgetful: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let place = match name.as_str() {
             "--siege" => {
                 options.siege = true;
+                continue;
+            }
+            "--forgetful" => {
+                options.forgetful = true;
                 continue;
             }
             "--seed" => &mut options.seed,
@@ -92,9 +99,13 @@ fn worlds(options: &Options) -> Result<(), String> {
     let (start, mut reported) = (Instant::now(), Instant::now());
     let mut all = Tally::default();
     for seed in options.seed.. {
-        let tally = simulate(seed, options.world).map_err(|failure| {
+        let (outcome, flag) = match options.forgetful {
+            true => (forget(seed, options.world, true), "--forgetful "),
+            false => (simulate(seed, options.world), ""),
+        };
+        let tally = outcome.map_err(|failure| {
             format!(
-                "{failure}\nreproduce by: cargo xtask simulate --seed {seed} --world {}",
+                "{failure}\nreproduce by: cargo xtask simulate {flag}--seed {seed} --world {}",
                 options.world
             )
         })?;

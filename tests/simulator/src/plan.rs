@@ -41,6 +41,12 @@ pub(crate) struct Plan {
     pub(crate) change_us: u64,
     pub(crate) jump_us: u64,
     pub(crate) fail_over_us: u64,
+    /// Losses of sessions, as when a node ends and another one, which knows none, goes on.
+    pub(crate) loss_us: u64,
+    /// Whether services that have servers of their own adopt replies.
+    pub(crate) adopts: bool,
+    /// Whether some clients get source NAT addresses.
+    pub(crate) source_nat: bool,
     /// In a siege: the number of long transfers; there are no other connections.
     pub(crate) transfers: Option<usize>,
     /// Ports of each source NAT address.
@@ -76,10 +82,34 @@ impl Plan {
             change_us: random.one(&[0, 20_000, 200_000, 2_000_000]),
             jump_us: random.one(&[0, 500_000, 5_000_000]),
             fail_over_us: 0,
+            loss_us: 0,
+            adopts: false,
+            source_nat: true,
             transfers: None,
             timeouts_s: random.one(&[[240, 7440, 240, 120], [5, 60, 5, 10], [1, 4, 1, 2]]),
             source_ports: random.one(&[4, 30, 1_000]),
             without_fast_path: false,
+        }
+    }
+
+    /// The parameters of a world whose balancer loses sessions. All else is as adopted replies need it: no
+    /// source NAT, a consistent policy, and no damaged frame, which would name another session.
+    pub(crate) fn forgetful(random: &mut Random, adopts: bool) -> Self {
+        let drawn = Self::new(random);
+        Self {
+            sessions_max: 2_048,
+            network: Network {
+                damaged: 0,
+                ..drawn.network
+            },
+            attack_us: 0,
+            change_us: 0,
+            jump_us: 0,
+            loss_us: random.one(&[10_000, 50_000, 500_000]),
+            adopts,
+            source_nat: false,
+            timeouts_s: [240, 7440, 240, 120],
+            ..drawn
         }
     }
 
@@ -106,6 +136,9 @@ impl Plan {
             change_us: 0,
             jump_us: 0,
             fail_over_us: 1_000_000,
+            loss_us: 0,
+            adopts: false,
+            source_nat: true,
             transfers: Some(1_000),
             timeouts_s: [240, 7440, 240, 120],
             source_ports: 1_000,

@@ -16,6 +16,10 @@ pub struct Tally {
     pub expired: u64,
     /// Connections and exchanges of datagrams that completed.
     pub completed: u64,
+    /// Sessions that the balancer lost.
+    pub lost: u64,
+    /// Sessions that a server's reply opened again.
+    pub adopted: u64,
     /// Changes of the config.
     pub changes: u64,
     /// Dropped frames, in the order of [`DropReason::ALL`].
@@ -30,6 +34,8 @@ impl Tally {
         self.evicted += other.evicted;
         self.expired += other.expired;
         self.completed += other.completed;
+        self.lost += other.lost;
+        self.adopted += other.adopted;
         self.changes += other.changes;
         self.drops.resize(other.drops.len(), 0);
         for (sum, n) in self.drops.iter_mut().zip(&other.drops) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use waxwing_simulator::{Tally, digests, simulate};
+use waxwing_simulator::{Tally, digests, forget, simulate};
 
 /// The worlds of every run.
 const WORLDS: std::ops::Range<u64> = 0..24;
@@ -40,6 +40,24 @@ fn no_world_violates_an_invariant() {
         ("changes", all.changes),
     ] {
         assert!(count > 100, "{count} {what} in {seeds} worlds");
+    }
+}
+
+/// A balancer that loses sessions goes on with their connections, if it adopts replies: whoever of the two
+/// ends speaks first. Without that it translates none of their replies.
+#[test]
+fn connections_outlive_their_sessions() {
+    for (adopts, seeds) in [(true, 0..16), (false, 0..4)] {
+        let mut all = Tally::default();
+        for seed in seeds {
+            match forget(seed, PACKETS, adopts) {
+                Ok(tally) => all.add(&tally),
+                Err(failure) => panic!("{failure}\n(forget({seed}, {PACKETS}, {adopts}))"),
+            }
+        }
+        println!("adopts: {adopts}: {all:?}");
+        assert!(all.lost > 1_000 && all.completed > 1_000, "{all:?}");
+        assert_eq!(all.adopted > 1_000, adopts, "{all:?}");
     }
 }
 

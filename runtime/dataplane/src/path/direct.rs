@@ -51,6 +51,9 @@ fn translation(
         }
         // Between two servers' endpoints either may be the client.
         if is_to.is_none() {
+            if adopts(snapshot, server) && !snapshot.is_own(tuple.destination) {
+                return None;
+            }
             let hash = shared.sessions.hash(tuple);
             let kept = (Role::Kept, tuple.destination_port);
             shared.direct.note(tuple, hash, kept, &sighting);
@@ -62,6 +65,13 @@ fn translation(
     let port = known_port(shared, &reply, Role::ToServer, &sighting)
         .or_else(|| open(shared, snapshot, &reply, &sighting))?;
     new_source_port(tuple, port)
+}
+
+/// Whether the service of a server adopts its replies: an RST or SYN, which opens no session, then tells
+/// nothing of a direct connection, and a note of one would keep later replies from their client.
+fn adopts(snapshot: &Snapshot, server: &Backend) -> bool {
+    let service = snapshot.service(server.service);
+    service.is_some_and(|service| service.adopts_replies)
 }
 
 /// The port after translation of a flow that is noted. Both directions of a translated one stay noted if

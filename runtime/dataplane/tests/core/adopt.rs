@@ -149,6 +149,30 @@ fn what_is_no_reply_of_the_service_opens_nothing() {
     assert_eq!(world.held(), [0, 0, 0]);
 }
 
+/// An RST of a connection that was lost, or a server's SYN, is no sign of a direct connection.
+#[test]
+fn what_opens_nothing_stands_in_no_ones_way() {
+    for flags in [RST, SYN] {
+        let stray = build::Tcp {
+            flags: TcpFlags(flags),
+            ..reply_segment(V4, 0, PORT, ACK)
+        };
+        let after_it = || {
+            let mut world = world(V4, Protocol::Tcp, false);
+            world.script().picks = vec![Pick::Backend(0)];
+            assert_eq!(world.frame(BACK, &stray.frame()), []);
+            assert_eq!(world.io(0).passed_to_kernel().len(), 1);
+            world
+        };
+        let mut world = after_it();
+        assert_left_to_kernel(&mut world, &[nth_reply(V4, 0).frame()]);
+        assert_eq!(world.held(), [1, 0, 0]);
+
+        let (_, packet) = one(&after_it().frame(FRONT, &request(V4, PORT, SYN)));
+        assert_eq!(ports(&packet).0, PORT, "the client's port is translated");
+    }
+}
+
 #[test]
 fn a_reply_from_the_clients_side_is_forged() {
     let mut world = world(V4, Protocol::Tcp, false);

@@ -16,8 +16,8 @@ use waxwing_packet::{Address, Mac, Prefix};
 
 use super::policy::{POLICY_KINDS, PolicyKind};
 use crate::addresses::{
-    BACK, BACK_TAGS, BACK_VLAN, CLIENTS_MAX, PORT_MACS, SOURCE_ADDRESSES, client, server,
-    service_addresses, source_address,
+    BACK, BACK_TAGS, BACK_VLAN, CLIENTS_MAX, PORT_MACS, SOURCE_ADDRESSES, client, has_own_servers,
+    server, service_addresses, source_address,
 };
 use crate::plan::Plan;
 use crate::random::Random;
@@ -34,7 +34,7 @@ fn sources(plan: &Plan) -> ([(SourceId, Address); 2], SourcePool) {
     let clients = vips
         .iter()
         .flat_map(|vip| (0..CLIENTS_MAX).map(|n| client(*vip, n)));
-    let served = clients.filter(|client| source_address(*client).is_some());
+    let served = clients.filter(|client| plan.source_nat && source_address(*client).is_some());
     let mut networks: Vec<_> = served.map(|client| Prefix::new(client, 128)).collect();
     networks.sort_unstable_by_key(|prefix| prefix.network());
     networks.dedup();
@@ -81,15 +81,29 @@ pub(crate) struct Config {
     last: BTreeMap<BackendKey, Backend>,
     generation: u64,
     without_fast_path: bool,
+    adopts: bool,
 }
 
 impl Config {
     pub(crate) fn new(plan: &Plan, random: &mut Random) -> Self {
         let [half_open, established, closing, udp] = plan.timeouts_s.map(Duration::from_secs);
+        let is_forgetful = plan.loss_us > 0;
+        let service = |random: &mut Random| match is_forgetful {
+            // Of these a consistent policy picks the same one again.
+            true => ServiceConfig {
+                backends: [Some(Self::HEALTHY); PLACES],
+                mid_stream: MidStream::Pick,
+                ..Self::service(random)
+            },
+            false => Self::service(random),
+        };
         Self {
-            services: std::array::from_fn(|_| Some(Self::service(random))),
+            services: std::array::from_fn(|_| Some(service(random))),
             sources: sources(plan),
-            policy: random.one(&POLICY_KINDS),
+            policy: match is_forgetful {
+                true => PolicyKind::Consistent,
+                false => random.one(&POLICY_KINDS),
+            },
             ping: true,
             timeouts: Timeouts {
                 tcp_half_open: half_open,
@@ -104,6 +118,7 @@ impl Config {
             last: BTreeMap::new(),
             generation: 0,
             without_fast_path: plan.without_fast_path,
+            adopts: plan.adopts,
         }
     }
 
@@ -218,7 +233,7 @@ impl Config {
                 policy: 0,
                 backends: Box::default(),
                 mid_stream: config.mid_stream,
-                adopts_replies: false,
+                adopts_replies: self.adopts && has_own_servers(at),
                 no_backend: config.no_backend,
                 sessions_max: None,
                 timeouts: self.timeouts,

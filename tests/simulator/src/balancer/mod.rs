@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use waxwing_dataplane::HopTable;
 use waxwing_dataplane::counters::WorkerCounters;
 use waxwing_dataplane::model::Release;
-use waxwing_dataplane::path::SharedState;
+use waxwing_dataplane::path::{RecordIds, Restorer, SharedState};
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::worker::{Worker, WorkerSetup};
 use waxwing_dataplane::{
@@ -166,6 +166,19 @@ impl Balancer {
     /// Lets all workers adopt the epochs that were sent.
     pub(crate) fn release_epochs(&self) {
         self.release.give();
+    }
+
+    /// Removes the sessions for which `is_lost` returns true. Returns their number.
+    pub(crate) fn lose_sessions(&self, now: Now, mut is_lost: impl FnMut() -> bool) -> u64 {
+        let ids = RecordIds {
+            backends: (0..BACKENDS_MAX as u32).map(BackendId).map(Some).collect(),
+            ..RecordIds::default()
+        };
+        let sessions = self.shared.sessions.records(now.tick());
+        let lost: Vec<_> = sessions.filter(|_| is_lost()).collect();
+        let mut restorer = Restorer::new(&self.shared, &self.next, &ids, self.workers.len());
+        lost.iter().for_each(|record| restorer.end(record));
+        lost.len() as u64
     }
 
     pub(crate) fn io(&mut self, worker: usize) -> &mut TracedIo {

@@ -65,7 +65,8 @@ impl Oracle {
             // The client's last packet sets the route, even if another worker received it or it was dropped
             // after the look-up. Of several packets in a batch, any may be the last.
             let route = (session.hop, session.tags);
-            let is_confirmed = model.is_established() && model.protocol == Protocol::Tcp;
+            let is_tcp = model.protocol == Protocol::Tcp;
+            let is_confirmed = is_tcp && model.tcp.is_assured(Protocol::Tcp);
             let stayed = model.routes.is_empty() || model.uncertain || is_confirmed;
             let is_known = model.routes.contains(&route)
                 || model.candidates.contains(&route)

@@ -4,6 +4,7 @@
 //! Invariant: the oracle trusts the frames. It asks the core only for what frames do not show (which of two
 //! sessions of a flow is the current one), and checks the answer too.
 
+mod adoption;
 mod audit;
 mod drops;
 mod leaving;
@@ -58,10 +59,14 @@ pub(crate) struct Oracle {
     touched: Vec<Tuple>,
     turns_since_audit: usize,
     findings: Findings,
+    /// Whether clients with a source NAT address get it.
+    source_nat: bool,
+    /// Sessions that replies opened.
+    pub(crate) adopted: u64,
 }
 
 impl Oracle {
-    pub(crate) fn new(timeouts: TimeoutTicks) -> Self {
+    pub(crate) fn new(timeouts: TimeoutTicks, source_nat: bool) -> Self {
         Self {
             models: Map::default(),
             replies: Map::default(),
@@ -74,6 +79,8 @@ impl Oracle {
             touched: Vec::new(),
             turns_since_audit: 0,
             findings: Findings::default(),
+            source_nat,
+            adopted: 0,
         }
     }
 
@@ -113,7 +120,7 @@ impl Oracle {
         if let Some(Outcome::ToKernel(bytes)) = outcome
             && *bytes != frame.bytes
         {
-            return Err("the kernel got a modified frame".into());
+            return self.reply_by_kernel(turn, frame, bytes);
         }
         let Some(received) = view(&frame.bytes) else {
             return self.unviewed(turn, frame);
@@ -143,6 +150,7 @@ impl Oracle {
         } else if let Some(client) = self.client_of_reply(snapshot, &tuple) {
             self.reply(turn, frame, &received, client)
         } else {
+            self.not_adopted(turn, frame, received.flags, &tuple)?;
             match outcome {
                 Some(Outcome::Sent(..)) => Err("a frame without a session was forwarded".into()),
                 Some(Outcome::ToKernel(_)) if snapshot.is_vip(received.destination) => {

@@ -3,6 +3,7 @@
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::Protocol;
 
+use super::adoption::is_by_kernel;
 use super::drops::{is_excused, is_time_exceeded};
 use super::routes::{is_from_server, route_of, route_to};
 use super::session_model::{is_server_syn, touch};
@@ -72,6 +73,8 @@ impl Oracle {
                     ));
                 }
             }
+            // It would have left by the kernel.
+            None if turn.kernel_full && is_by_kernel(&model.route) => {}
             None if model.is_protected() && !is_excused(turn, received) => {
                 return Err(format!(
                     "a reply of a protected session was dropped: {model:?}"

@@ -4,11 +4,13 @@ use waxwing_dataplane::model::SessionAction;
 use waxwing_dataplane::session::Tuple;
 use waxwing_packet::Protocol;
 
+use super::adoption::is_by_kernel;
 use super::drops::{is_excused, is_time_exceeded};
 use super::routes::route_of;
 use super::session_model::{SessionModel, is_client_syn, touch};
 use super::turn::{Turn, backend_of, evictions, source_of};
 use super::{Oracle, translation};
+use crate::addresses::source_address;
 use crate::balancer::{Handled, Outcome};
 use crate::hosts::FORGED;
 use crate::view::{View, view};
@@ -61,7 +63,9 @@ impl Oracle {
                     let from = tuple.destination;
                     return translation::check_reject(frame, received, (*port, out), (from, &sent));
                 }
-                translation::check_request(frame, received, (*port, out), &sent)?;
+                let source = source_address(received.source).filter(|_| self.source_nat);
+                let source = source.unwrap_or(received.source);
+                translation::check_request(frame, received, (*port, out), (source, &sent))?;
                 self.forwarded(turn, frame, received, (tuple, &sent))
             }
             None => self.request_dropped(turn, frame, received, tuple),
@@ -152,7 +156,9 @@ impl Oracle {
                 ));
             }
             model.came_by(route_of(frame), is_forged(frame, received));
-            if model.may_end {
+            // An RST opens no session, and was looked up before a reply of its batch opened this one.
+            let is_just_adopted = model.at.is_none() && is_by_kernel(&model.route);
+            if model.may_end || is_just_adopted {
                 model.uncertain = true;
             } else {
                 model.tcp.client_sent(received);

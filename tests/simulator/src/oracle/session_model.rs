@@ -67,6 +67,20 @@ impl TcpModel {
         }
     }
 
+    /// Before the server's packet that opens a session.
+    pub(super) const fn adopted() -> Self {
+        Self {
+            started_with_syn: false,
+            server_syn: false,
+            server_answered: false,
+            server_initial: 0,
+            is_agreed: false,
+            is_stream: false,
+            fins: [false; 2],
+            reset: false,
+        }
+    }
+
     pub(super) fn client_sent(&mut self, packet: &View) {
         let flags = packet.flags;
         self.reset = flags & RST != 0;

@@ -9,7 +9,7 @@ use waxwing_dataplane::session::Tuple;
 use waxwing_packet::{Address, TcpFlags};
 
 use super::routes::is_link_to;
-use crate::addresses::{PORT_MACS, source_address};
+use crate::addresses::PORT_MACS;
 use crate::balancer::{Handled, Outcome};
 use crate::view::{TCP, View, macs, tags, view};
 
@@ -17,15 +17,23 @@ type Check = Result<(), String>;
 /// A sent frame and its port.
 type Out<'a> = (PortId, &'a Vec<u8>);
 
-/// Checks a frame from a client to a backend.
-pub(super) fn check_request(frame: &Handled, received: &View, out: Out<'_>, sent: &View) -> Check {
-    if sent.source != source_address(received.source).unwrap_or(received.source) {
+/// Checks a frame from a client, whom the backend sees as `source`.
+pub(super) fn check_request(
+    frame: &Handled,
+    received: &View,
+    out: Out<'_>,
+    (source, sent): (Address, &View),
+) -> Check {
+    if sent.source != source {
         return Err("a client's frame has the wrong source address".into());
     }
     if !is_link_to(sent.destination, (out.0, out.1)) {
         return Err("a frame has the wrong link header for its backend".into());
     }
-    is_reversible(frame, received, out, sent)
+    if sent.hop_limit.checked_add(1) != Some(received.hop_limit) {
+        return Err("the hop limit was not decremented by one".into());
+    }
+    is_reversible(frame, received, out.1, sent)
 }
 
 /// Checks a frame from a backend to a client.
@@ -35,6 +43,36 @@ pub(super) fn check_reply(
     out: Out<'_>,
     (tuple, sent): (&Tuple, &View),
 ) -> Check {
+    check_ends(tuple, sent)?;
+    let (_, mac) = macs(out.1);
+    if mac != PORT_MACS[out.0.index()] {
+        return Err("a reply's source MAC is not its port's".into());
+    }
+    if sent.hop_limit.checked_add(1) != Some(received.hop_limit) {
+        return Err("the hop limit was not decremented by one".into());
+    }
+    is_reversible(frame, received, out.1, sent)
+}
+
+/// Checks a frame from a backend that the kernel routes to its client.
+pub(super) fn check_reply_by_kernel(
+    frame: &Handled,
+    received: &View,
+    out: &[u8],
+    (tuple, sent): (&Tuple, &View),
+) -> Check {
+    check_ends(tuple, sent)?;
+    if out[..sent.network] != frame.bytes[..received.network] {
+        return Err("the kernel got a frame with another link header".into());
+    }
+    if sent.hop_limit != received.hop_limit {
+        return Err("the hop limit was changed before the kernel routes the frame".into());
+    }
+    is_reversible(frame, received, out, sent)
+}
+
+/// Checks that a reply has the addresses and ports that its client knows.
+fn check_ends(tuple: &Tuple, sent: &View) -> Check {
     let source = (sent.source, sent.source_port);
     if source != (tuple.destination, tuple.destination_port) {
         return Err("a reply's source is not the VIP".into());
@@ -42,23 +80,16 @@ pub(super) fn check_reply(
     if (sent.destination, sent.destination_port) != (tuple.source, tuple.source_port) {
         return Err("a reply's destination is not the client".into());
     }
-    let (_, mac) = macs(out.1);
-    if mac != PORT_MACS[out.0.index()] {
-        return Err("a reply's source MAC is not its port's".into());
-    }
-    is_reversible(frame, received, out, sent)
+    Ok(())
 }
 
 /// Restores addresses, ports and hop limit, and compares the frames. Of the checksums, only the error must be
 /// equal.
-fn is_reversible(frame: &Handled, received: &View, (_, out): Out<'_>, sent: &View) -> Check {
+fn is_reversible(frame: &Handled, received: &View, out: &[u8], sent: &View) -> Check {
     if received.checksum_errors(&frame.bytes) != sent.checksum_errors(out)
         || received.has_no_checksum(&frame.bytes) != sent.has_no_checksum(out)
     {
         return Err("a checksum changed by more than the translation".into());
-    }
-    if sent.hop_limit.checked_add(1) != Some(received.hop_limit) {
-        return Err("the hop limit was not decremented by one".into());
     }
     let mut restored = out[sent.network..].to_vec();
     let mut original = frame.bytes[received.network..].to_vec();
@@ -69,7 +100,7 @@ fn is_reversible(frame: &Handled, received: &View, (_, out): Out<'_>, sent: &Vie
         return Err("the length of a frame changed".into());
     }
     restored[addresses.clone()].copy_from_slice(&original[addresses]);
-    restored[hop] += 1;
+    restored[hop] = original[hop];
     restored[segment..segment + 4].copy_from_slice(&original[segment..segment + 4]);
     for bytes in [&mut restored, &mut original] {
         bytes[checksum..checksum + 2].fill(0);

@@ -14,6 +14,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) now: Now,
     /// Whether the transmit rings were limited.
     pub(crate) limited: bool,
+    /// Whether the kernel took no frames.
+    pub(crate) kernel_full: bool,
 }
 
 impl Turn<'_> {

@@ -10,8 +10,9 @@ mod turns;
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
-use waxwing_dataplane::DropReason;
+use waxwing_dataplane::{DropReason, Now};
 
 use self::schedule::{Event, Schedule};
 use crate::attack::{self, SiegeAttackers};
@@ -56,6 +57,7 @@ pub(crate) struct World {
     trace: VecDeque<String>,
     tracing: bool,
     changes: u64,
+    lost: u64,
     /// Of all frames that left the balancer.
     digest: DefaultHasher,
 }
@@ -77,6 +79,13 @@ impl World {
         Self::of(plan, random, tracing)
     }
 
+    /// A world whose balancer loses sessions.
+    pub(crate) fn forgetful(seed: u64, adopts: bool, tracing: bool) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan::forgetful(&mut random, adopts);
+        Self::of(plan, random, tracing)
+    }
+
     /// Makes a world for a siege, whose attackers know these frames.
     pub(crate) fn besieged(seed: u64, corpus: &[Vec<u8>], tracing: bool) -> Self {
         let mut world = Self::of(Plan::siege(), Random::new(seed), tracing);
@@ -95,7 +104,7 @@ impl World {
             step: 0,
             balancer,
             hosts,
-            oracle: Oracle::new(timeouts),
+            oracle: Oracle::new(timeouts, plan.source_nat),
             ledgers: (0..plan.workers).map(|_| Ledger::default()).collect(),
             turns_us: vec![u64::MAX; plan.workers],
             clocks_us: vec![0; plan.workers],
@@ -106,6 +115,7 @@ impl World {
             trace: VecDeque::new(),
             tracing,
             changes: 0,
+            lost: 0,
             digest: DefaultHasher::new(),
             plan,
         };
@@ -118,6 +128,7 @@ impl World {
             Event::Attack,
             Event::ChangeConfig,
             Event::FailOver,
+            Event::LoseSessions,
             Event::AdvanceClock,
         ] {
             world.schedule_next(event);
@@ -152,6 +163,7 @@ impl World {
             Event::Attack => self.plan.attack_us,
             Event::ChangeConfig => self.plan.change_us,
             Event::FailOver => self.plan.fail_over_us,
+            Event::LoseSessions => self.plan.loss_us,
             Event::AdvanceClock => self.plan.jump_us,
             _ => 0,
         };
@@ -248,6 +260,7 @@ impl World {
                 out.push(self.hosts.fail_over(&mut self.random));
                 self.attackers.fail_overs += 1;
             }
+            Event::LoseSessions => self.lose_sessions(),
             Event::AdvanceClock => self.advance_clock(),
             _ => {}
         }
@@ -314,6 +327,18 @@ impl World {
         self.schedule.add(at_us + 1, Event::ReleaseEpochs);
     }
 
+    /// The balancer loses all sessions, or some. Other nodes' sessions are unknown to it in the same way.
+    fn lose_sessions(&mut self) {
+        let now = Now::from_start(Duration::from_micros(self.now_us));
+        let chance = self.random.one(&[1_000, 500]);
+        let random = &mut self.random;
+        let lost = self.balancer.lose_sessions(now, || random.chance(chance));
+        self.note(|| format!("{lost} sessions are lost"));
+        self.lost += lost;
+        let findings = self.oracle.forget_lost(&self.balancer);
+        self.hosts.apply(&findings);
+    }
+
     /// Advances time by a large step, as if the process had been stopped.
     fn advance_clock(&mut self) {
         let timeouts = self.plan.timeouts_s;
@@ -348,6 +373,8 @@ impl World {
             evicted: sum(&|n| counters[n].evicted.get()),
             expired: sum(&|n| counters[n].expired.get()),
             completed: self.hosts.completed,
+            lost: self.lost,
+            adopted: self.oracle.adopted,
             changes: self.changes,
             drops: DropReason::ALL.iter().map(dropped).collect(),
         }

@@ -24,6 +24,7 @@ pub(crate) enum Event {
     Attack,
     ChangeConfig,
     FailOver,
+    LoseSessions,
     SendEpoch(usize),
     ReleaseEpochs,
     AdvanceClock,

@@ -3,6 +3,7 @@
 use std::hash::Hash;
 
 use super::{IDLE_US, World};
+use crate::addresses::FRONT;
 use crate::balancer::{Handled, Outcome};
 use crate::oracle::Turn;
 
@@ -30,6 +31,7 @@ impl World {
             worker,
             now,
             limited,
+            kernel_full,
         };
         let findings = self.oracle.check(&turn, &handled)?;
         self.hosts.apply(&findings);
@@ -44,10 +46,18 @@ impl World {
         };
         self.note(|| format!("worker {worker} handled {} frames", handled.len()));
         (&handled, &generated).hash(&mut self.digest);
-        for Handled { outcomes, .. } in handled {
+        for Handled {
+            outcomes, bytes, ..
+        } in handled
+        {
             for outcome in outcomes {
-                if let Outcome::Sent(port, frame) = outcome {
-                    self.transmit(port, &frame, false);
+                match outcome {
+                    Outcome::Sent(port, frame) => self.transmit(port, &frame, false),
+                    // A translated reply, which the kernel routes to its client.
+                    Outcome::ToKernel(frame) if frame != bytes => {
+                        self.transmit(FRONT, &frame, false);
+                    }
+                    Outcome::ToKernel(_) => {}
                 }
             }
         }
