@@ -19,6 +19,7 @@ macro_rules! export_policy {
                 tick_ms: <$policy as $crate::Policy>::TICK_MS,
                 counters: <$policy as $crate::Policy>::COUNTERS,
                 shared: <$policy as $crate::Policy>::SHARED,
+                saves: <$policy as $crate::Policy>::SAVES,
             };
             // Evaluated on every target, so that a native build reports what exceeds a limit.
             const TEXT: [u8; SECTION.len()] = SECTION.text();
@@ -68,6 +69,16 @@ macro_rules! export_policy {
                 #[unsafe(no_mangle)]
                 extern "C" fn waxwing_log() -> u64 {
                     $crate::export::take_log()
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_save(header: u32) -> u64 {
+                    $crate::export::save::<$policy>(header)
+                }
+
+                #[unsafe(no_mangle)]
+                extern "C" fn waxwing_restore(header: u32, len: u32) -> u32 {
+                    $crate::export::restore::<$policy>(header, len)
                 }
             };
         };
@@ -149,7 +160,7 @@ mod wasm {
     use crate::Policy;
     #[cfg(feature = "std")]
     use crate::abi::health::VerdictRecord;
-    use crate::abi::{CONFIG_MAX, ERROR_MAX};
+    use crate::abi::{ERROR_MAX, STATE_MAX};
     #[cfg(feature = "std")]
     use crate::health::{HealthCheck, run};
     use crate::log::Lines;
@@ -161,7 +172,9 @@ mod wasm {
     // SAFETY: a module has one thread, so no two threads share the cell.
     unsafe impl<T> Sync for Single<T> {}
 
-    static CONFIG: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
+    /// What the host writes: a config, a state, or a target.
+    static INPUT: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
+    static STATE: Single<Vec<u8>> = Single(RefCell::new(Vec::new()));
     static BATCH: Single<Option<Batch>> = Single(RefCell::new(None));
     static ERROR: Single<String> = Single(RefCell::new(String::new()));
     static LOG: Single<Lines> = Single(RefCell::new(Lines::new()));
@@ -171,22 +184,22 @@ mod wasm {
     pub fn reserve(len: u32) -> u32 {
         hook_panics();
         let len = len as usize;
-        if len > CONFIG_MAX {
+        if len > STATE_MAX {
             refuse(format_args!(
-                "{len} bytes of config; expected at most {CONFIG_MAX}"
+                "{len} bytes of config or state; expected at most {STATE_MAX}"
             ));
             return 0;
         }
-        let mut config = CONFIG.0.borrow_mut();
-        config.resize(len.max(1), 0);
-        as_u32(config.as_ptr().addr())
+        let mut input = INPUT.0.borrow_mut();
+        input.resize(len.max(1), 0);
+        as_u32(input.as_ptr().addr())
     }
 
     /// `waxwing_init`.
     #[must_use]
     pub fn init<P: Policy>(config_len: u32, backends_max: u32) -> u32 {
         hook_panics();
-        let config = CONFIG.0.borrow();
+        let config = INPUT.0.borrow();
         let config = &config[..config.len().min(config_len as usize)];
         let mut batch = BATCH.0.borrow_mut();
         let batch = batch.get_or_insert_with(Batch::new::<P>);
@@ -203,6 +216,37 @@ mod wasm {
     #[must_use]
     pub fn backends_changed<P: Policy>(header: u32) -> u32 {
         match service::<P>(header).backends_changed() {
+            Ok(()) => 1,
+            Err(why) => {
+                refuse(why);
+                0
+            }
+        }
+    }
+
+    /// `waxwing_save`.
+    #[must_use]
+    pub fn save<P: Policy>(header: u32) -> u64 {
+        let mut state = STATE.0.borrow_mut();
+        state.clear();
+        service::<P>(header).save(&mut state);
+        if state.len() > STATE_MAX {
+            let len = state.len();
+            *state = Vec::new();
+            log(format_args!(
+                "{len} bytes of state are not kept: at most {STATE_MAX} are"
+            ));
+        }
+        pack(&state)
+    }
+
+    /// `waxwing_restore`.
+    #[must_use]
+    pub fn restore<P: Policy>(header: u32, len: u32) -> u32 {
+        // The buffer of a state is not kept: it may be large.
+        let state = INPUT.0.take();
+        let state = &state[..state.len().min(len as usize)];
+        match service::<P>(header).restore(state) {
             Ok(()) => 1,
             Err(why) => {
                 refuse(why);
@@ -254,7 +298,7 @@ mod wasm {
     #[must_use]
     pub fn configure<H: HealthCheck>(len: u32) -> u32 {
         hook_panics();
-        let config = CONFIG.0.borrow();
+        let config = INPUT.0.borrow();
         let config = &config[..config.len().min(len as usize)];
         match run::configure::<H>(config) {
             Ok(mut check) => {
@@ -273,7 +317,7 @@ mod wasm {
     #[cfg(feature = "std")]
     #[must_use]
     pub fn check(len: u32) -> u32 {
-        let target = CONFIG.0.borrow();
+        let target = INPUT.0.borrow();
         let target = &target[..target.len().min(len as usize)];
         let found = match &mut *CHECK.0.borrow_mut() {
             Some(check) => check(target),
@@ -296,7 +340,7 @@ mod wasm {
     #[must_use]
     pub fn error() -> u64 {
         match ERROR.0.try_borrow() {
-            Ok(text) => pack(&text),
+            Ok(text) => pack(text.as_bytes()),
             Err(_) => 0,
         }
     }
@@ -305,7 +349,7 @@ mod wasm {
     #[must_use]
     pub fn take_log() -> u64 {
         match LOG.0.try_borrow_mut() {
-            Ok(mut lines) => pack(lines.take()),
+            Ok(mut lines) => pack(lines.take().as_bytes()),
             Err(_) => 0,
         }
     }
@@ -318,12 +362,12 @@ mod wasm {
         }
     }
 
-    /// Returns a text as the host reads it; 0 if it is empty.
-    fn pack(text: &str) -> u64 {
-        if text.is_empty() {
+    /// Returns where bytes are, as the host reads it; 0 if there are none.
+    fn pack(bytes: &[u8]) -> u64 {
+        if bytes.is_empty() {
             return 0;
         }
-        (text.as_ptr().addr() as u64) << 32 | text.len() as u64
+        (bytes.as_ptr().addr() as u64) << 32 | bytes.len() as u64
     }
 
     /// Keeps a text for `waxwing_error`: why the module refuses, or the message of its panic.

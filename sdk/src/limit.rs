@@ -340,6 +340,9 @@ mod tests {
             let random = |of: u64, what: u64| hash::mix(seed ^ hash::mix(of) ^ what << 56);
             let count = random(0, 1) % 8 + 1;
             let mut workers = workers::<60_000>(u16::try_from(count).unwrap());
+            for worker in &mut workers {
+                worker.host_mut().now_ms = random(0, 4) % (PERIOD_MS * PERIODS_OF_PLACE);
+            }
             let mut totals = vec![0; SessionLimit::CELLS];
             let (busy, one_alone) = (random(0, 2) % 4 == 0, random(0, 3) % 4 == 0);
             let mut due = vec![0; workers.len()];

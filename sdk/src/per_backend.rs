@@ -62,6 +62,24 @@ impl<T: Default> PerBackend<T> {
         self.values.extend(values);
     }
 
+    /// Gives each backend the value of its key, for [`Policy::restore`](crate::Policy::restore); others get a
+    /// default value.
+    #[must_use]
+    pub fn from_keys(backends: &Backends<'_>, values: impl IntoIterator<Item = (u64, T)>) -> Self {
+        let mut by_key: BTreeMap<u64, T> = values.into_iter().collect();
+        let mut value = |key| by_key.remove(&key).unwrap_or_default();
+        let values = backends.iter().map(|b| (b.id(), value(b.key())));
+        Self {
+            values: values.collect(),
+        }
+    }
+
+    /// Iterates over the backends' keys and values, for [`Policy::save`](crate::Policy::save).
+    pub fn by_key(&self, backends: &Backends<'_>) -> impl Iterator<Item = (u64, &T)> {
+        let values = backends.iter().zip(&self.values);
+        values.map(|(backend, (_, value))| (backend.key(), value))
+    }
+
     /// Returns the value of the backend at this index; `None` if there is no such backend.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {

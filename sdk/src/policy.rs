@@ -1,5 +1,7 @@
 //! The trait that a policy's author implements.
 
+use alloc::vec::Vec;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -83,6 +85,10 @@ pub trait Policy: Sized + 'static {
     /// each.
     const SHARED: usize = 0;
 
+    /// Whether state goes on in the policy that takes this one's place: [`Policy::save`],
+    /// [`Policy::restore`].
+    const SAVES: bool = false;
+
     /// Names of the counters that `waxwing status` shows for each service: at most 16, each of 1 to 32 of
     /// `a-z`, `0-9` and `_`. [`Policy::counters`] returns their values.
     const COUNTERS: &'static [&'static str] = &[];
@@ -119,6 +125,35 @@ pub trait Policy: Sized + 'static {
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         let _ = backends;
         Err("a new policy serves changed backends".into())
+    }
+
+    /// Appends the state that the next policy of the service starts with: after a new build of the module, a
+    /// changed config, or a restart. Called only with [`Policy::SAVES`], between two batches and with the
+    /// time limit of one: aim for 200 microseconds.
+    ///
+    /// The host keeps at most [`STATE_MAX`](crate::abi::STATE_MAX) bytes, and none of a longer state. Every
+    /// worker's policy saves its own; [`Saved`](crate::Saved) reads it. Name a backend by its
+    /// [`Backend::key`], which is the same after a restart, and put a version in front that a later build
+    /// can tell.
+    fn save(&self, backends: &Backends<'_>, out: &mut Vec<u8>) {
+        let _ = (backends, out);
+    }
+
+    /// As [`Policy::new`], with what the policy before this one saved: on the same worker, or, if a restart
+    /// changed the number of workers, on one of them. Called only with [`Policy::SAVES`], and if there is a
+    /// state. What was picked after it was saved is not in it.
+    ///
+    /// The bytes may come from another build or another config of the module, so check them.
+    ///
+    /// # Errors
+    /// Says what is wrong with the state. [`Policy::new`] then makes the policy, and the host logs the text.
+    fn restore(
+        config: Self::Config,
+        backends: &Backends<'_>,
+        saved: &[u8],
+    ) -> Result<Self, ConfigError> {
+        let _ = saved;
+        Self::new(config, backends)
     }
 
     /// Handles the end of a session. Called only with [`Policy::WANTS_CLOSED`].

@@ -26,6 +26,8 @@ pub struct Section {
     pub counters: &'static [&'static str],
     /// [`Policy::SHARED`](crate::Policy::SHARED).
     pub shared: usize,
+    /// [`Policy::SAVES`](crate::Policy::SAVES).
+    pub saves: bool,
 }
 
 impl Section {
@@ -40,6 +42,7 @@ impl Section {
             tick_ms: 0,
             counters: &[],
             shared: 0,
+            saves: false,
         }
     }
 
@@ -132,9 +135,14 @@ impl Section {
         }
         // Each policy says itself, at each change, whether it goes on.
         let text = text.put("\nkeep=1\n");
-        match self.shared {
+        let text = match self.shared {
             0 => text,
             cells => text.put("shared=").number(cells as u64).put("\n"),
+        };
+        if self.saves {
+            text.put("saves=1\n")
+        } else {
+            text
         }
     }
 }
@@ -197,6 +205,7 @@ mod tests {
         tick_ms: 60_000,
         counters: &["spilled", "kept_2"],
         shared: 1000,
+        saves: true,
     };
 
     #[test]
@@ -211,6 +220,7 @@ mod tests {
         let names = info.map(|info| info.counters.iter().map(|n| &**n).collect::<Vec<_>>());
         assert_eq!(names, Ok(SECTION.counters.to_vec()));
         assert_eq!(info.map(|info| info.shared), Ok(1000));
+        assert_eq!(info.map(|info| info.saves), Ok(true));
         let again = info.map(ModuleInfo::encode);
         assert_eq!(
             again.as_deref(),

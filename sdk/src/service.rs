@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::cell::Cell;
 
 use crate::abi::{
@@ -119,6 +120,25 @@ impl<P: Policy> Service<P> {
             }
         };
         Ok(())
+    }
+
+    /// As the first [`Self::backends_changed`], with what an earlier policy of the service saved.
+    pub(crate) fn restore(&mut self, saved: &[u8]) -> Result<(), ConfigError> {
+        let backends = view(&self.context, &self.backends, &self.live);
+        self.state = match core::mem::replace(&mut self.state, State::Refused) {
+            State::Configured(config) => State::Running(P::restore(config, &backends, saved)?),
+            State::Running(_) | State::Refused => {
+                return Err("a state is restored before anything else".into());
+            }
+        };
+        Ok(())
+    }
+
+    /// Appends what the policy saves.
+    pub(crate) fn save(&self, out: &mut Vec<u8>) {
+        if let State::Running(policy) = &self.state {
+            policy.save(&view(&self.context, &self.backends, &self.live), out);
+        }
     }
 
     /// Picks for the first `n` flows of the batch. Returns the number of picks.

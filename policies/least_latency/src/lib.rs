@@ -13,7 +13,9 @@
 use serde::Deserialize;
 use waxwing_sdk::choice::WeightedRandom;
 use waxwing_sdk::random::Random;
-use waxwing_sdk::{Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy, export_policy};
+use waxwing_sdk::{
+    Backend, Backends, ConfigError, Flow, PerBackend, Pick, Policy, Saved, export_policy,
+};
 
 /// `policy_config = { decay_ms = 10000, failure_penalty = 100, tolerance_us = 1000 }`.
 #[derive(Deserialize)]
@@ -40,6 +42,9 @@ impl Default for Config {
     }
 }
 
+/// The form of the state: the lowest latency, and the peak of each backend.
+const STATE_FORM: u32 = 1;
+
 /// Chooses by the peak latencies of the backends.
 pub struct LeastLatency {
     decay_ms: f64,
@@ -54,6 +59,7 @@ pub struct LeastLatency {
 
 impl Policy for LeastLatency {
     type Config = Config;
+    const SAVES: bool = true;
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         if config.decay_ms == 0 {
@@ -95,6 +101,46 @@ impl Policy for LeastLatency {
         self.backends = WeightedRandom::new(backends.available());
         self.peaks.update(backends);
         Ok(())
+    }
+
+    fn save(&self, backends: &Backends<'_>, out: &mut Vec<u8>) {
+        out.extend(STATE_FORM.to_le_bytes());
+        out.extend(self.fastest_us.to_le_bytes());
+        for (key, peak) in self.peaks.by_key(backends) {
+            out.extend(key.to_le_bytes());
+            out.extend(peak.us.to_le_bytes());
+            out.extend(peak.looked_ms.to_le_bytes());
+        }
+    }
+
+    fn restore(config: Config, backends: &Backends<'_>, saved: &[u8]) -> Result<Self, ConfigError> {
+        let mut least = Self::new(config, backends)?;
+        let mut saved = Saved::of_form(STATE_FORM, saved)?;
+        least.fastest_us = latency(&mut saved)?;
+        let mut peaks = Vec::new();
+        while !saved.is_empty() {
+            let key = saved.u64()?;
+            let (us, looked_ms) = (latency(&mut saved)?, saved.u64()?);
+            let sessions = None;
+            let peak = Peak {
+                us,
+                looked_ms,
+                sessions,
+            };
+            peaks.push((key, peak));
+        }
+        least.peaks = PerBackend::from_keys(backends, peaks);
+        Ok(least)
+    }
+}
+
+/// Reads a latency.
+fn latency(saved: &mut Saved<'_>) -> Result<f64, ConfigError> {
+    let us = f64::from_le_bytes(saved.bytes()?);
+    if us.is_finite() && us >= 0.0 {
+        Ok(us)
+    } else {
+        Err(format!("the state has a latency of {us} microseconds").into())
     }
 }
 

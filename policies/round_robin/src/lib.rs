@@ -7,7 +7,10 @@
 //! of their weights, within one ([`WeightedRoundRobin`]).
 
 use waxwing_sdk::round_robin::WeightedRoundRobin;
-use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, export_policy};
+use waxwing_sdk::{Backends, ConfigError, Flow, NoConfig, Pick, Policy, Saved, export_policy};
+
+/// The form of the state: whose turn it is.
+const STATE_FORM: u32 = 1;
 
 pub struct RoundRobin {
     turns: WeightedRoundRobin,
@@ -15,6 +18,7 @@ pub struct RoundRobin {
 
 impl Policy for RoundRobin {
     type Config = NoConfig;
+    const SAVES: bool = true;
 
     fn new(_: NoConfig, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
@@ -29,6 +33,17 @@ impl Policy for RoundRobin {
     fn backends_changed(&mut self, backends: &Backends<'_>) -> Result<(), ConfigError> {
         self.turns.update(backends.available(), backends.seed());
         Ok(())
+    }
+
+    fn save(&self, backends: &Backends<'_>, out: &mut Vec<u8>) {
+        out.extend(STATE_FORM.to_le_bytes());
+        self.turns.save(backends, out);
+    }
+
+    fn restore(_: NoConfig, backends: &Backends<'_>, saved: &[u8]) -> Result<Self, ConfigError> {
+        let mut saved = Saved::of_form(STATE_FORM, saved)?;
+        let turns = WeightedRoundRobin::restore(backends.available(), backends.seed(), &mut saved)?;
+        Ok(Self { turns })
     }
 }
 
@@ -75,6 +90,23 @@ mod tests {
         }
         let counts = testing::counts(&picks, 4);
         assert!(counts.iter().all(|n| n.abs_diff(100) <= 1), "{counts:?}");
+    }
+
+    #[test]
+    fn turns_go_on_over_new_builds() {
+        let mut driver = driver(&[3, 2, 1], 1);
+        let backends = testing::backends(&[3, 2, 1]);
+        let mut picks = Vec::new();
+        for _ in 0..600 {
+            picks.extend(driver.pick_all(testing::flows(1).take(1)));
+            driver = Driver::restore("{}", &backends, 1, &driver.save()).unwrap();
+        }
+        assert_eq!(testing::counts(&picks, 3), [300, 200, 100]);
+        let cut = &driver.save()[..20];
+        let refused = Driver::<RoundRobin>::restore("{}", &backends, 1, cut)
+            .err()
+            .unwrap();
+        assert!(refused.reason().contains("too early"), "{refused}");
     }
 
     #[test]

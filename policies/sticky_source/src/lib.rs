@@ -2,9 +2,10 @@
 //! backends come or change weight. For servers that keep state of a client.
 //!
 //! A client that is not in the table goes by weighted rendezvous hashing of its address. So if the
-//! table is lost (every new instance starts with an empty one) or too small, nearly all clients go
+//! table is lost (as after a fault of the module) or too small, nearly all clients go
 //! where they were; the table only keeps those that would have moved since. If that is not worth a
-//! table, use `source_hash`.
+//! table, use `source_hash`. New builds, changed configs and restarts keep the table, up to 37,000
+//! clients of each worker.
 //!
 //! Invariant: the table has a fixed number of entries, in sets of eight. A pick examines one set,
 //! selected with the worker's seed so that clients cannot choose it. A full set evicts its longest
@@ -15,7 +16,7 @@ mod table;
 use serde::Deserialize;
 use waxwing_sdk::client::ClientPrefix;
 use waxwing_sdk::group::Group;
-use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, export_policy, hash};
+use waxwing_sdk::{Backends, ConfigError, Flow, Pick, Policy, Saved, export_policy, hash};
 
 use crate::table::{Lookup, SET_ENTRIES, Table};
 
@@ -45,6 +46,9 @@ impl Default for Config {
     }
 }
 
+/// The form of the state: the keys of the backends, and the clients.
+const STATE_FORM: u32 = 1;
+
 /// Most clients: a table of 2 MiB.
 const CLIENTS_MAX: usize = 65_536;
 /// Entries that a tick examines, in about ten microseconds.
@@ -71,9 +75,27 @@ struct Counts {
     evicted: u64,
 }
 
+impl Counts {
+    const fn count(&mut self, lookup: Lookup) {
+        match lookup {
+            Lookup::Hit => self.hits += 1,
+            Lookup::NewInFree => self.new += 1,
+            Lookup::NewInExpired => {
+                self.new += 1;
+                self.expired += 1;
+            }
+            Lookup::NewInEvicted => {
+                self.new += 1;
+                self.evicted += 1;
+            }
+        }
+    }
+}
+
 impl Policy for StickySource {
     type Config = Config;
     const TICK_MS: u32 = 1_000;
+    const SAVES: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
@@ -101,18 +123,7 @@ impl Policy for StickySource {
         else {
             return Pick::Fallback;
         };
-        match lookup {
-            Lookup::Hit => self.counts.hits += 1,
-            Lookup::NewInFree => self.counts.new += 1,
-            Lookup::NewInExpired => {
-                self.counts.new += 1;
-                self.counts.expired += 1;
-            }
-            Lookup::NewInEvicted => {
-                self.counts.new += 1;
-                self.counts.evicted += 1;
-            }
-        }
+        self.counts.count(lookup);
         Pick::Backend(backend)
     }
 
@@ -135,6 +146,47 @@ impl Policy for StickySource {
         self.counts.expired += self
             .table
             .sweep(SWEEP_ENTRIES / SET_ENTRIES, backends.now_ms());
+    }
+
+    fn save(&self, backends: &Backends<'_>, out: &mut Vec<u8>) {
+        out.extend(STATE_FORM.to_le_bytes());
+        out.extend((backends.len() as u64).to_le_bytes());
+        for backend in backends.iter() {
+            out.extend(backend.key().to_le_bytes());
+        }
+        self.table.save(out, backends.now_ms());
+    }
+
+    fn restore(config: Config, backends: &Backends<'_>, saved: &[u8]) -> Result<Self, ConfigError> {
+        let mut sticky = Self::new(config, backends)?;
+        let mut saved = Saved::of_form(STATE_FORM, saved)?;
+        let mut by_key: Vec<_> = backends.available().map(|b| (b.key(), b.index())).collect();
+        by_key.sort_unstable();
+        let mut indices = Vec::new();
+        for _ in 0..saved.u64()? {
+            let key = saved.u64()?;
+            let at = by_key.binary_search_by_key(&key, |(key, _)| *key);
+            indices.push(at.ok().map(|at| by_key[at].1));
+        }
+        // The policy before this one has counted them as new.
+        let mut counts = Counts::default();
+        while !saved.is_empty() {
+            let client = u128::from_le_bytes(saved.bytes()?);
+            let (last_ms, before) = (saved.u64()?, saved.u32()?);
+            let Some(Some(backend)) = indices.get(before as usize) else {
+                counts.released += 1;
+                continue;
+            };
+            let place = hash::mix(hash::bytes(&client.to_be_bytes()) ^ sticky.seed);
+            let backend = || Some(*backend);
+            if let Some((lookup, _)) = sticky.table.find_or_insert(client, place, last_ms, backend)
+            {
+                counts.count(lookup);
+            }
+        }
+        (counts.hits, counts.new) = (0, 0);
+        sticky.counts = counts;
+        Ok(sticky)
     }
 
     fn counters(&self, values: &mut [u64]) {

@@ -3,6 +3,7 @@
 //! Invariant: a client has at most one entry, in its set. An entry that is idle for the timeout
 //! counts as free.
 
+use waxwing_sdk::abi::STATE_MAX;
 use waxwing_sdk::hash;
 
 /// Entries of a set. The longest idle one is evicted.
@@ -23,6 +24,9 @@ struct Entry {
     /// Index of the backend; [`FREE`] for a free entry.
     backend: u32,
 }
+
+/// The bytes of a saved entry.
+const SAVED_BYTES: usize = 28;
 
 const FREE: u32 = u32::MAX;
 
@@ -94,6 +98,19 @@ impl Table {
             backend: u32::try_from(backend).ok()?,
         };
         Some((lookup, backend))
+    }
+
+    /// Appends the clients, as many as the host keeps: each with its last session's start and its backend's
+    /// index.
+    pub(crate) fn save(&self, out: &mut Vec<u8>, now_ms: u64) {
+        let most = STATE_MAX.saturating_sub(out.len()) / SAVED_BYTES;
+        let entries = self.sets.as_flattened().iter();
+        let live = entries.filter(|entry| entry.is_live(now_ms, self.timeout_ms));
+        for entry in live.take(most) {
+            out.extend(entry.client.to_le_bytes());
+            out.extend(entry.last_ms.to_le_bytes());
+            out.extend(entry.backend.to_le_bytes());
+        }
     }
 
     /// Updates the indices of the backends. Returns how many clients were released because their

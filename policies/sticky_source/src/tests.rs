@@ -57,6 +57,51 @@ fn losing_the_table_moves_no_client_if_the_backends_are_unchanged() {
 }
 
 #[test]
+fn clients_stay_over_a_new_build_with_other_backends() {
+    let mut before = driver("{}", &[1, 1, 1]);
+    let picks = before.pick_all(clients(1000));
+    let mut five = testing::backends(&[3, 1, 1, 1, 1]);
+    five.reverse();
+    let saved = before.save();
+    let mut after = Driver::<StickySource>::restore("{}", &five, 77, &saved).unwrap();
+    let three = testing::backends(&[1, 1, 1]);
+    let now = after.pick_all(clients(1000));
+    assert_eq!(disruption((&picks, &three), (&now, &five)), 0.0);
+    assert_eq!((counter(&after, "hits"), counter(&after, "new")), (1000, 0));
+
+    // Afresh, clients move; and without one backend its clients are released.
+    let mut fresh = Driver::<StickySource>::start("{}", &five, 77).unwrap();
+    assert!(disruption((&picks, &three), (&fresh.pick_all(clients(1000)), &five)) > 0.2);
+    let two = testing::backends(&[1, 1]);
+    let mut after = Driver::<StickySource>::restore("{}", &two, 77, &saved).unwrap();
+    let had = testing::counts(&picks, 3)[2] as u64;
+    assert!(had > 200, "{had}");
+    after.pick_all(clients(1000));
+    assert_eq!(
+        (counter(&after, "released"), counter(&after, "new")),
+        (had, had)
+    );
+}
+
+#[test]
+fn a_state_of_anything_is_refused_or_read() {
+    let saved = {
+        let mut driver = driver("{}", &[1, 1]);
+        driver.pick_all(clients(3));
+        driver.save()
+    };
+    let two = testing::backends(&[1, 1]);
+    for at in 0..saved.len() {
+        let cut = Driver::<StickySource>::restore("{}", &two, 1, &saved[..at]);
+        // Each client's end is an end of the state.
+        assert_eq!(cut.is_ok(), at >= 28 && (at - 28) % 28 == 0, "cut at {at}");
+        let mut changed = saved.clone();
+        changed[at] ^= 0xff;
+        let _ = Driver::<StickySource>::restore("{}", &two, 1, &changed);
+    }
+}
+
+#[test]
 fn the_timeout_starts_at_the_last_session() {
     let mut driver = driver(r#"{"timeout_s": 10}"#, &[1, 1]);
     for (wait_ms, hits) in [(0, 0), (9_999, 1), (9_999, 2), (10_000, 2), (1, 3)] {

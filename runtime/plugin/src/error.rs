@@ -205,6 +205,14 @@ pub enum Refusal {
         /// The field, and what is wrong with it.
         why: String,
     },
+    /// It failed with what an earlier instance saved.
+    #[error("fails with the state of an earlier instance of service {service}: {why}")]
+    Restore {
+        /// The service.
+        service: String,
+        /// What failed.
+        why: String,
+    },
     /// It failed on test flows during vetting.
     #[error("fails on test flows for service {service}: {why}")]
     Vetting {

@@ -50,6 +50,7 @@ pub use policy::host::{Host, HostEvent};
 pub use policy::hosted::{BackendInfo, ServiceBinding};
 pub use policy::instance::FaultReport;
 pub use policy::module_log::LogLine;
+pub use policy::saved_states::SavedState;
 pub use registry::canary::CanaryRules;
 pub use registry::options::{FaultLimit, HostOptions};
 pub use registry::recovery::Recovery;

@@ -43,6 +43,8 @@ pub const BACKENDS_MAX: usize = 4096;
 pub const SIGNALS: usize = 4;
 /// Longest config text, in bytes.
 pub const CONFIG_MAX: usize = 64 * 1024;
+/// The longest state of a service that the host keeps, in bytes.
+pub const STATE_MAX: usize = 1 << 20;
 /// Most bytes of error text that the host reads.
 pub const ERROR_MAX: usize = 4096;
 /// Most bytes of a policy's lines that the host reads from one call of `waxwing_log`.
@@ -97,7 +99,7 @@ pub const SECTION_MAX: usize = 4096;
 pub mod exports {
     /// The module's only memory.
     pub const MEMORY: &str = "memory";
-    /// `(len) -> address` of a buffer of at least `len` bytes for a config, or 0 to refuse.
+    /// `(len) -> address` of a buffer of at least `len` bytes for a config or a state, or 0 to refuse.
     pub const RESERVE: &str = "waxwing_reserve";
     /// `(config_len, backends_max) -> address` of a new service's [`super::Header`], or 0 to refuse.
     pub const INIT: &str = "waxwing_init";
@@ -116,4 +118,10 @@ pub mod exports {
     /// Optional. `() -> i64`, `address << 32 | len` of UTF-8 lines, each ended by a line feed, that the
     /// module wrote since the last call; 0 for none.
     pub const LOG: &str = "waxwing_log";
+    /// `(header) -> i64`, `address << 32 | len` of the service's state; 0 for none. Needed with the section's
+    /// `saves`.
+    pub const SAVE: &str = "waxwing_save";
+    /// `(header, len) -> 1`, or 0 to refuse: the host wrote an earlier instance's state, and the backend
+    /// records. In place of the first [`BACKENDS_CHANGED`]. Needed with the section's `saves`.
+    pub const RESTORE: &str = "waxwing_restore";
 }

@@ -68,6 +68,8 @@ pub struct ModuleInfo {
     pub keep: bool,
     /// `shared`: the number of cells of a service that the workers share, at most [`SHARED_MAX`].
     pub shared: usize,
+    /// `saves`: the module's state goes on in the instances that take the place of others.
+    pub saves: bool,
 }
 
 /// Why the host cannot serve a module with this custom section.
@@ -132,12 +134,13 @@ impl ModuleInfo {
             payload: parse_payload(of_policy("payload").unwrap_or("0"))?,
             tick_ms: parse_tick(of_policy("tick").unwrap_or("0"))?,
             counters: parse_counters(of_policy("counters").unwrap_or_default())?,
-            keep: parse_keep(of_policy("keep").unwrap_or("0"))?,
+            keep: parse_flag("keep", of_policy("keep").unwrap_or("0"))?,
             shared: match abi_minor {
                 // Not a key of ABI 1.0, and so ignored.
                 0 => 0,
                 _ => parse_shared(of_policy("shared").unwrap_or("0"))?,
             },
+            saves: abi_minor > 0 && parse_flag("saves", of_policy("saves").unwrap_or("0"))?,
         })
     }
 
@@ -156,6 +159,7 @@ impl ModuleInfo {
             counters,
             keep,
             shared,
+            saves,
         } = self;
         let common = format!(
             "kind={}\nabi={abi_major}.{abi_minor}\nname={name}\nversion={version}\nsdk={sdk}\n",
@@ -166,9 +170,10 @@ impl ModuleInfo {
             0 => String::new(),
             cells => format!("shared={cells}\n"),
         };
+        let saves = if *saves { "saves=1\n" } else { "" };
         match kind {
             Kind::Policy => format!(
-                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n{shared}"
+                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n{shared}{saves}"
             ),
             Kind::Health => common,
         }
@@ -231,11 +236,11 @@ fn parse_counters(value: &str) -> Result<Vec<String>, SectionError> {
     }
 }
 
-fn parse_keep(value: &str) -> Result<bool, SectionError> {
+fn parse_flag(key: &str, value: &str) -> Result<bool, SectionError> {
     match value {
         "0" => Ok(false),
         "1" => Ok(true),
-        _ => Err(SectionError(format!("keep={value}; expected 0 or 1"))),
+        _ => Err(SectionError(format!("{key}={value}; expected 0 or 1"))),
     }
 }
 

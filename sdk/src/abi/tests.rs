@@ -18,6 +18,7 @@ fn info() -> ModuleInfo {
         counters: vec!["spilled".to_string(), "kept_2".to_string()],
         keep: true,
         shared: 16,
+        saves: true,
     }
 }
 

@@ -44,6 +44,40 @@ impl<P: Policy> Driver<P> {
         backends: &[BackendRecord],
         seed: u64,
     ) -> Result<Self, ConfigError> {
+        let mut driver = Self::configured((worker, workers), config, backends, seed)?;
+        driver.service.backends_changed()?;
+        Ok(driver)
+    }
+
+    /// Starts with what an earlier policy saved, as after a new build, another config or a restart.
+    ///
+    /// # Errors
+    /// Returns the error of [`Policy::restore`], or of reading the config.
+    pub fn restore(
+        config: &str,
+        backends: &[BackendRecord],
+        seed: u64,
+        saved: &[u8],
+    ) -> Result<Self, ConfigError> {
+        let mut driver = Self::configured((0, 1), config, backends, seed)?;
+        driver.service.restore(saved)?;
+        Ok(driver)
+    }
+
+    /// Returns what the policy saves.
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.service.save(&mut out);
+        out
+    }
+
+    fn configured(
+        (worker, workers): (u16, u16),
+        config: &str,
+        backends: &[BackendRecord],
+        seed: u64,
+    ) -> Result<Self, ConfigError> {
         let batch = Batch::new::<P>();
         let mut service = Service::new(config.as_bytes(), crate::abi::BACKENDS_MAX, &batch)?;
         let host = &mut service.context.header.host;
@@ -55,7 +89,6 @@ impl<P: Policy> Driver<P> {
             batch,
         };
         driver.write_backends(backends);
-        driver.service.backends_changed()?;
         Ok(driver)
     }
 

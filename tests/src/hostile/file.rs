@@ -120,6 +120,7 @@ fn sections() -> Vec<Hostile> {
         "one counter twice": key("counters=a,a") => "counters=a,a";
         "shared cells below zero": in_1_1("shared=-1") => "shared=-1";
         "65,537 shared cells": in_1_1("shared=65537") => "shared=65537";
+        "states in a third way": in_1_1("saves=2") => "saves=2";
         "a counter's name": key("counters=a b") => "counters=a b";
         "a terminal's commands in its name": key("version=\\1b[2J") => "control character";
         "a terminal's commands for a kind": section("kind=\\1b[2J") => "control character";

@@ -9,6 +9,7 @@ pub mod checks;
 mod file;
 mod set_up;
 mod size;
+mod states;
 mod violations;
 mod work;
 
@@ -72,12 +73,18 @@ pub fn at_set_up() -> Vec<Hostile> {
 
 /// Returns modules that fail in the first call, on the test flows.
 pub fn on_test_flows() -> Vec<Hostile> {
-    work::on_test_flows()
+    [work::on_test_flows(), states::on_test_flows()].concat()
 }
 
 /// Returns modules that pass the trial and fail at work, and modules that only look dangerous.
 pub fn at_work() -> Vec<Hostile> {
-    work::at_work()
+    [work::at_work(), states::at_work()].concat()
+}
+
+/// Returns modules that pass the trial and fail when they are asked for their state. Not among [`all`]: only
+/// a swap asks.
+pub fn when_asked() -> Vec<Hostile> {
+    states::when_asked()
 }
 
 impl Hostile {

@@ -9,7 +9,7 @@ use crate::wat::Wat;
 
 /// Whether the instance serves: a trial's header has generation 0. A hostile module can always distinguish a
 /// trial from service.
-const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
+pub(super) const AT_WORK: &str = "(i64.ne (i64.load (i32.const 0x1008)) (i64.const 0))";
 
 impl Violation {
     /// Returns a policy that commits the violation in `waxwing_pick` if `when` holds, and otherwise picks the

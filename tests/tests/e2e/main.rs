@@ -40,6 +40,7 @@ mod rights;
 mod servers;
 mod service_manager;
 mod start;
+mod states;
 mod steer;
 mod swaps;
 mod traffic;
@@ -161,6 +162,7 @@ fn main() {
         restart::SCENARIOS,
         upgrade::SCENARIOS,
         start::SCENARIOS,
+        states::SCENARIOS,
         swaps::SCENARIOS,
         figure::SCENARIOS,
         transparent::SCENARIOS,

@@ -10,6 +10,7 @@ use waxwing_dataplane::session::RECORD_LEN;
 use waxwing_dataplane::{Backend, Now, Ports};
 use waxwing_packet::Protocol;
 
+use super::policies::KeptPolicy;
 use crate::health::KeptHealth;
 use crate::publish::controller::Controller;
 use crate::publish::keys::{BackendKey, snapshot_key};
@@ -35,6 +36,8 @@ pub(super) struct Head {
     pub(super) ports: Vec<KeptPort>,
     #[serde(default)]
     pub(super) sources: Vec<KeptSource>,
+    #[serde(default)]
+    pub(super) policies: Vec<KeptPolicy>,
 }
 
 /// A backend, with what goes on of it.
@@ -76,7 +79,7 @@ pub(super) struct KeptSource {
 }
 
 impl Head {
-    pub(super) fn of(controller: &Controller, now: Now) -> Self {
+    pub(super) fn of(controller: &Controller, now: Now, policies: Vec<KeptPolicy>) -> Self {
         let snapshot = &controller.snapshot;
         let backend = |backend: &Backend| KeptBackend {
             id: backend.id.0,
@@ -97,6 +100,7 @@ impl Head {
             record_len: RECORD_LEN,
             written_ms: u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX),
             clock_ms: now.millis(),
+            policies,
             backends: snapshot.backends().map(backend).collect(),
             ports: ports
                 .map(|(id, port)| KeptPort {

@@ -1,5 +1,5 @@
-//! What goes on over a stop and a start, or from one process to another: sessions, and of each backend the
-//! operator's words, its signals and its health.
+//! What goes on over a stop and a start, or from one process to another: sessions, what policies remember,
+//! and of each backend the operator's words, its signals and its health.
 //!
 //! Over a stop it lies in one file of the state folder; an upgrade ([`upgrade`]) sends it.
 //!
@@ -9,6 +9,7 @@
 mod channel;
 mod file;
 mod head;
+pub(crate) mod policies;
 mod restore;
 pub mod upgrade;
 
@@ -101,6 +102,8 @@ impl KeptState {
 /// A balancer that changes nothing any more.
 pub struct Stopped {
     pub(crate) controller: Controller,
+    /// What its policies remember.
+    pub(crate) policies: Vec<policies::KeptPolicy>,
     /// The process that has taken over, if one has.
     pub successor: Option<Successor>,
 }
@@ -116,7 +119,7 @@ impl Stopped {
         let folder = self.controller.config.state_folder(program);
         let path = folder.join(FILE);
         let file = StateFile {
-            head: Head::of(&self.controller, now),
+            head: Head::of(&self.controller, now, self.policies.clone()),
             records: records(&self.controller, now),
         };
         let sessions = file.records.len() / RECORD_LEN;

@@ -8,10 +8,11 @@ use waxwing_dataplane::path::{RecordIds, RecordRefusal, Restorer, SharedState};
 use waxwing_dataplane::session::SessionRecord;
 use waxwing_dataplane::{BackendId, Now, PortId, Snapshot, SourceId};
 use waxwing_packet::Address;
+use waxwing_plugin::Host;
 
-use super::KeptState;
 use super::head::{Head, KeptBackend};
 use super::upgrade::Changes;
+use super::{KeptState, policies};
 use crate::health::HealthMonitor;
 use crate::publish::keys::{BackendKey, snapshot_key};
 
@@ -23,6 +24,11 @@ impl KeptState {
                 health.resume(key, &backend.health, self.elapsed);
             }
         }
+    }
+
+    /// Gives the policies what they remembered, before their first instances are made.
+    pub(crate) fn restore_policies(&self, host: &Host) {
+        policies::restore(host, &self.file.head.policies);
     }
 
     /// Restores signals and sessions, before the workers get their first packet, and says what it could not.

@@ -235,7 +235,7 @@ fn converse(controller: &Controller, channel: &Channel, has_given: &mut bool) ->
     let mut copied = CopiedSessions::default();
     let (_, records) = copy(controller, &mut copied);
     let state = StateFile {
-        head: Head::of(controller, controller.now()),
+        head: Head::of(controller, controller.now(), controller.save_policies()),
         records,
     };
     state.write(|parts| channel.send(&parts.concat(), &[]))?;

@@ -157,6 +157,9 @@ impl Control {
         let snapshot = catalog.apply(&config, &network.ports, &shared.gauges, &effects)?;
         let workers = setup.counters.len();
         let options = BindOptions::first(workers, seed);
+        if let Some(kept) = &setup.kept {
+            kept.restore_policies(&policy_host);
+        }
         let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
         let modules = draft.in_use();
         modules::activate(&policy_host, &modules);
@@ -307,8 +310,14 @@ impl Control {
             // When the task has ended, the socket is removed.
             let _ = task.await;
         }
+        // While the workers still run.
+        let policies = match successor {
+            Some(_) => Vec::new(),
+            None => controller.save_policies(),
+        };
         Ok(Stopped {
             controller,
+            policies,
             successor,
         })
     }

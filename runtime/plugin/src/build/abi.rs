@@ -45,6 +45,8 @@ const POLICY: &[AbiFunction] = &[
     optional(exports::TICK, &[I32], &[]),
     optional(exports::ERROR, &[], &[I64]),
     optional(exports::LOG, &[], &[I64]),
+    optional(exports::SAVE, &[I32], &[I64]),
+    optional(exports::RESTORE, &[I32, I32], &[I32]),
 ];
 
 const HEALTH: &[AbiFunction] = &[

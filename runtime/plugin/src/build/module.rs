@@ -81,6 +81,8 @@ pub struct BuildCounters {
     pub(crate) unavailable_picks: AtomicU64,
     /// Flows that the native fallback answered because the module had used its share of the worker.
     pub(crate) over_share_flows: AtomicU64,
+    /// Whether it failed to save a state, and is not asked again.
+    pub(crate) saves_badly: AtomicBool,
 }
 
 impl BuildCounters {
@@ -186,6 +188,11 @@ impl CompiledModule {
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.info.payload
+    }
+
+    /// Returns whether its instances are asked for their state.
+    pub(crate) fn keeps_state(&self) -> bool {
+        self.info.saves && !self.counters.saves_badly.load(Ordering::Relaxed)
     }
 
     /// Returns the names of its imports.

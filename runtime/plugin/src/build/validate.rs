@@ -74,7 +74,7 @@ pub fn validate(bytes: &[u8], kind: Kind, limits: &ModuleLimits) -> Result<Modul
         .validate_all(bytes)
         .map_err(malformed)?;
     check_import_types(bytes, &types)?;
-    check_exports(bytes, kind, &types)?;
+    check_exports(bytes, &info, &types)?;
     Ok(info)
 }
 
@@ -201,7 +201,8 @@ fn check_body(body: &wasmparser::FunctionBody<'_>, limits: &ModuleLimits) -> Res
 }
 
 /// Checks the ABI's exports; a module may have others.
-fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal> {
+fn check_exports(bytes: &[u8], info: &ModuleInfo, types: &Types) -> Result<(), Refusal> {
+    let kind = info.kind;
     let functions = exports_of(kind);
     let mut found: Vec<Option<(bool, String)>> = vec![None; functions.len()];
     let mut memory = false;
@@ -237,7 +238,7 @@ fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal>
                     expected,
                 });
             }
-            None if function.optional => {}
+            None if function.optional && !(info.saves && is_of_states(function)) => {}
             None => {
                 let expected = expected();
                 return Err(Refusal::ExportMissing {
@@ -249,6 +250,11 @@ fn check_exports(bytes: &[u8], kind: Kind, types: &Types) -> Result<(), Refusal>
         }
     }
     Ok(())
+}
+
+/// Returns whether a module that saves states needs this function.
+fn is_of_states(function: &AbiFunction) -> bool {
+    [exports::SAVE, exports::RESTORE].contains(&function.name)
 }
 
 /// Returns whether an import or export is this function, and its actual type.

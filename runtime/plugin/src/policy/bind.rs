@@ -23,8 +23,13 @@ use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::write_host;
 use crate::policy::regions::{Regions, RequiredSizes};
+use crate::policy::saved_states::{SavedStates, StateDesk};
+use crate::policy::saving::Saving;
 use crate::policy::shared_cells::ModuleCells;
 use crate::policy::worker_share::WorkerShare;
+
+/// What is said of a module that refuses without a word.
+const NO_REASON: &str = "it gives no reason";
 
 /// The worker that an instance is for, and where the instance reports to.
 pub(crate) struct InstanceOwner {
@@ -36,6 +41,9 @@ pub(crate) struct InstanceOwner {
     pub(crate) faults: FaultSink,
     pub(crate) counters: Arc<ModuleCounters>,
     pub(crate) cells: Arc<ModuleCells>,
+    pub(crate) desk: Arc<StateDesk>,
+    /// What it starts with, if anything.
+    pub(crate) saved: Option<Arc<SavedStates>>,
     pub(crate) outcomes: Arc<ModuleOutcomes>,
     pub(crate) recent_flows: Arc<RecentFlows>,
     pub(crate) log: Arc<ModuleLog>,
@@ -55,6 +63,8 @@ impl InstanceOwner {
             faults,
             counters: Arc::default(),
             cells: Arc::default(),
+            desk: Arc::default(),
+            saved: None,
             outcomes: Arc::default(),
             recent_flows: Arc::default(),
             log: Arc::default(),
@@ -64,11 +74,30 @@ impl InstanceOwner {
     }
 }
 
-/// Makes an instance that serves all of `services`.
+/// Makes an instance that serves all of `services`. If a call with a saved state fails, it starts without
+/// any.
 pub(crate) fn bind(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     owner: InstanceOwner,
+    services: &[ServiceBinding],
+) -> Result<WasmPolicy, ModuleError> {
+    match try_bind(engine, module, &owner, services) {
+        Err(error) if matches!(error.refusal, Refusal::Restore { .. }) => {
+            if let Some(saved) = &owner.saved {
+                saved.failed(&error.to_string());
+            }
+            try_bind(engine, module, &owner, services)
+        }
+        bound => bound,
+    }
+}
+
+/// As [`bind`], but a call with a saved state may not fail.
+pub(crate) fn try_bind(
+    engine: &Engine,
+    module: &Arc<CompiledModule>,
+    owner: &InstanceOwner,
     services: &[ServiceBinding],
 ) -> Result<WasmPolicy, ModuleError> {
     let budget = CallBudget::set_up(services.len());
@@ -79,7 +108,7 @@ pub(crate) fn bind(
             guest: &mut guest,
             functions: &functions,
             module,
-            owner: &owner,
+            owner,
             service,
             budget,
         };
@@ -94,11 +123,12 @@ pub(crate) fn bind(
         by_service: by_service(services),
         hosted: hosted.into(),
         disabled: false,
-        faults: owner.faults,
-        recent_flows: owner.recent_flows,
-        log: owner.log,
+        faults: Arc::clone(&owner.faults),
+        recent_flows: Arc::clone(&owner.recent_flows),
+        log: Arc::clone(&owner.log),
         log_due_ms: 0,
-        share: WorkerShare::new(owner.share_percent, owner.times),
+        share: WorkerShare::new(owner.share_percent, owner.times.clone()),
+        saving: Saving::new(Arc::clone(&owner.desk)),
         next_upkeep: 0,
         upkeep_ms: 0,
     })
@@ -122,6 +152,67 @@ struct ServiceSetup<'a> {
 
 impl ServiceSetup<'_> {
     fn run(mut self) -> Result<HostedService, Refusal> {
+        let mut hosted = self.make()?;
+        let saved = self.owner.saved.as_ref().filter(|_| self.module.info.saves);
+        let state = saved.and_then(|saved| saved.of(&self.service.name, self.owner.worker));
+        if let (Some(saved), Some(state)) = (saved, state) {
+            if self.restore(&hosted, &state)? {
+                return Ok(hosted);
+            }
+            let why = self.guest.error_text();
+            let why = why.unwrap_or_else(|| NO_REASON.into());
+            saved.refused(&self.module.label(), &self.service.name, &why);
+            // A service that refused is not used.
+            hosted = self.make().map_err(|refusal| Refusal::Restore {
+                service: self.service.name.to_string(),
+                why: format!("refused, it cannot be made again: {refusal}"),
+            })?;
+        }
+        if let Some(changed) = &self.functions.backends_changed {
+            let accepted = self
+                .guest
+                .call(changed, hosted.regions.header, self.budget)
+                .map_err(|failure| self.failed("waxwing_backends_changed", &failure))?;
+            if accepted == 0 {
+                return Err(self.refused());
+            }
+        }
+        Ok(hosted)
+    }
+
+    /// Gives the module the state of an earlier instance. Returns whether it accepts it.
+    fn restore(&mut self, hosted: &HostedService, state: &[u8]) -> Result<bool, Refusal> {
+        let Some(restore) = &self.functions.restore else {
+            return Ok(false);
+        };
+        let failed = |call: &str, why: &str| Refusal::Restore {
+            service: self.service.name.to_string(),
+            why: format!("{call}: {why}"),
+        };
+        let len = i32::try_from(state.len()).unwrap_or(i32::MAX);
+        let buffer = self
+            .guest
+            .call(&self.functions.reserve, len, self.budget)
+            .map_err(|failure| failed("waxwing_reserve", &failure.text))?;
+        if buffer == 0 {
+            return Ok(false);
+        }
+        let start = buffer.cast_unsigned() as usize;
+        let place = start..start.saturating_add(state.len());
+        let Some(place) = self.guest.memory().get_mut(place) else {
+            let why = format!("returned {start:#x}, outside of memory");
+            return Err(failed("waxwing_reserve", &why));
+        };
+        place.copy_from_slice(state);
+        let accepted = self
+            .guest
+            .call(restore, (hosted.regions.header, len), self.budget)
+            .map_err(|failure| failed("waxwing_restore", &failure.text))?;
+        Ok(accepted != 0)
+    }
+
+    /// Makes the service in the module, and writes its backends.
+    fn make(&mut self) -> Result<HostedService, Refusal> {
         let header = self.init()?;
         let info = &self.module.info;
         let required = RequiredSizes {
@@ -137,15 +228,6 @@ impl ServiceSetup<'_> {
         write_host(self.guest.memory(), &hosted.regions, &hosted, 0);
         write_backends(self.guest.memory(), &hosted, &self.service.backends);
         hosted.shared.add_up(self.guest.memory(), &hosted.regions);
-        if let Some(changed) = &self.functions.backends_changed {
-            let accepted = self
-                .guest
-                .call(changed, header, self.budget)
-                .map_err(|failure| self.failed("waxwing_backends_changed", &failure))?;
-            if accepted == 0 {
-                return Err(self.refused());
-            }
-        }
         Ok(hosted)
     }
 
@@ -246,7 +328,7 @@ impl ServiceSetup<'_> {
         let why = self.guest.error_text();
         Refusal::Refused {
             service: self.name(),
-            why: why.unwrap_or_else(|| "it gives no reason".into()),
+            why: why.unwrap_or_else(|| NO_REASON.into()),
             setting: "policy_config",
         }
     }

@@ -44,6 +44,8 @@ pub(crate) struct PolicyExports {
     pub(crate) backends_changed: Option<TypedFunc<i32, i32>>,
     pub(crate) closed: Option<TypedFunc<(i32, i32), ()>>,
     pub(crate) tick: Option<TypedFunc<i32, ()>>,
+    pub(crate) save: Option<TypedFunc<i32, i64>>,
+    pub(crate) restore: Option<TypedFunc<(i32, i32), i32>>,
     error: Option<TypedFunc<(), i64>>,
     log: Option<TypedFunc<(), i64>>,
 }
@@ -221,6 +223,8 @@ fn policy_exports(
         backends_changed: optional(instance, store, exports::BACKENDS_CHANGED)?,
         closed: optional(instance, store, exports::CLOSED)?,
         tick: optional(instance, store, exports::TICK)?,
+        save: optional(instance, store, exports::SAVE)?,
+        restore: optional(instance, store, exports::RESTORE)?,
         error: optional(instance, store, exports::ERROR)?,
         log: optional(instance, store, exports::LOG)?,
     })

@@ -21,6 +21,7 @@ use crate::build::module::CompiledModule;
 use crate::error::{HostError, ModuleError};
 use crate::lock::lock;
 use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::bind_request::BindRequest;
 use crate::policy::builds_in_use::{BoundModule, BuildsInUse};
 use crate::policy::call_times::CallTimes;
 use crate::policy::hosted::ServiceBinding;
@@ -29,6 +30,7 @@ use crate::policy::module_counters::ModuleCounters;
 use crate::policy::module_log::ModuleLog;
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
+use crate::policy::saved_states::{SavedState, SavedStates, StateDesk};
 use crate::policy::shared_cells::ModuleCells;
 use crate::policy::vetting::vet;
 use crate::registry::library::{Library, Placement};
@@ -50,34 +52,12 @@ pub enum HostEvent {
     Fault(FaultReport),
 }
 
-struct BindRequest<'a> {
-    workers: u32,
-    seed: u64,
-    services: Arc<[ServiceBinding]>,
-    before: Option<&'a BuildsInUse>,
-}
-
-impl<'a> BindRequest<'a> {
-    fn new(
-        workers: u32,
-        seed: u64,
-        services: &[ServiceBinding],
-        before: Option<&'a BuildsInUse>,
-    ) -> Self {
-        Self {
-            workers,
-            seed,
-            services: services.into(),
-            before,
-        }
-    }
-}
-
 /// What outlives the instances of a module, over all its builds and workers.
 #[derive(Clone, Default)]
 struct ModuleHistory {
     counters: Arc<ModuleCounters>,
     cells: Arc<ModuleCells>,
+    desk: Arc<StateDesk>,
     outcomes: Arc<ModuleOutcomes>,
     recent_flows: Arc<RecentFlows>,
     log: Arc<ModuleLog>,
@@ -159,7 +139,7 @@ impl Host {
         seed: u64,
         services: &[ServiceBinding],
     ) -> Result<Box<dyn Policy>, ModuleError> {
-        self.instance(module, (worker, worker + 1), seed, services)
+        self.instance(module, (worker, worker + 1), seed, services, None)
     }
 
     /// As [`Host::instantiate`], for one worker of some.
@@ -169,6 +149,7 @@ impl Host {
         (worker, workers): (u32, u32),
         seed: u64,
         services: &[ServiceBinding],
+        saved: Option<Arc<SavedStates>>,
     ) -> Result<Box<dyn Policy>, ModuleError> {
         let history = self.history(&module.name);
         if !module.vetted.load(Ordering::Acquire) {
@@ -187,6 +168,8 @@ impl Host {
             faults: Arc::clone(&self.faults),
             counters: history.counters,
             cells: history.cells,
+            desk: history.desk,
+            saved,
             outcomes: history.outcomes,
             recent_flows: history.recent_flows,
             log: history.log,
@@ -284,7 +267,8 @@ impl Host {
         services: &[ServiceBinding],
         before: Option<&BuildsInUse>,
     ) -> Result<BoundModule, ModuleError> {
-        let request = BindRequest::new(workers, seed, services, before);
+        let mut request = BindRequest::new(workers, seed, services, before);
+        request.first = self.history(name).desk.take_first();
         let error = match self.bind_newest(name, &request) {
             Ok(bound) => return Ok(bound),
             Err(error) => error,
@@ -325,6 +309,16 @@ impl Host {
         }
     }
 
+    /// Has the instances that serve save their state.
+    pub fn save(&self, in_use: &BuildsInUse, workers: u32) -> Vec<SavedState> {
+        in_use.save(&self.history(&in_use.module.name).desk, workers)
+    }
+
+    /// Gives the first instances of a module a state to start with.
+    pub fn start_with(&self, module: &str, states: Vec<SavedState>) {
+        self.history(module).desk.start_with(states);
+    }
+
     /// Forgets all modules except these.
     pub fn retain(&self, names: &[Arc<str>]) {
         self.library.retain(names);
@@ -337,9 +331,25 @@ impl Host {
         others: Option<Arc<CompiledModule>>,
         request: &BindRequest<'_>,
     ) -> Result<BoundModule, ModuleError> {
+        let ask = |before: &BuildsInUse| {
+            let builds = (module, others.as_ref().unwrap_or(module));
+            let desk = self.history(&module.name).desk;
+            let is_quarantined = |build: &CompiledModule| self.library.quarantined(build).is_some();
+            before.ask_for_states(
+                &desk,
+                builds,
+                request.workers,
+                &request.services,
+                is_quarantined,
+            )
+        };
+        let saved = match request.before {
+            Some(before) => ask(before),
+            None => request.first.clone(),
+        };
         let instances = |module: &Arc<CompiledModule>, workers: Range<u32>| {
             workers
-                .map(|worker| self.new_instance(module, worker, request))
+                .map(|worker| self.new_instance(module, worker, request, saved.as_ref()))
                 .collect::<Result<Vec<_>, _>>()
         };
         let first = request.workers.min(1);
@@ -377,6 +387,7 @@ impl Host {
         module: &Arc<CompiledModule>,
         worker: u32,
         request: &BindRequest<'_>,
+        saved: Option<&Arc<SavedStates>>,
     ) -> Result<Option<Box<dyn Policy>>, ModuleError> {
         let present = request
             .before
@@ -385,8 +396,14 @@ impl Host {
             return Ok(None);
         }
         let place = (worker, request.workers);
-        self.instance(module, place, request.seed, &request.services)
-            .map(Some)
+        self.instance(
+            module,
+            place,
+            request.seed,
+            &request.services,
+            saved.cloned(),
+        )
+        .map(Some)
     }
 
     /// Counts a fault and returns what to do. When the fault limit is reached, the build is

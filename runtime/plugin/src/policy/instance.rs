@@ -23,6 +23,7 @@ use crate::policy::hosted::HostedService;
 use crate::policy::module_log::ModuleLog;
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::records::{closed_record, write_flows, write_host, write_live};
+use crate::policy::saving::Saving;
 use crate::policy::shared_cells::CELLS_PER_TURN;
 use crate::policy::worker_share::WorkerShare;
 
@@ -73,6 +74,7 @@ pub(crate) struct WasmPolicy {
     /// When the module is asked for its lines next.
     pub(crate) log_due_ms: u64,
     pub(crate) share: WorkerShare,
+    pub(crate) saving: Saving,
     /// The next service due for upkeep, and when upkeep was done last.
     pub(crate) next_upkeep: usize,
     pub(crate) upkeep_ms: u64,
@@ -138,10 +140,14 @@ impl Policy for WasmPolicy {
 
     fn tick(&mut self, context: TickContext<'_>) {
         let now_ms = context.now.millis();
-        if self.disabled || now_ms == self.upkeep_ms {
+        if now_ms == self.upkeep_ms {
             return;
         }
         self.upkeep_ms = now_ms;
+        self.save_if_asked(now_ms);
+        if self.disabled {
+            return;
+        }
         if now_ms >= self.log_due_ms {
             self.log_due_ms = now_ms + LOG_MS;
             self.collect_log();
@@ -366,7 +372,7 @@ impl WasmPolicy {
 
     /// Disables the instance and reports the failure.
     #[cold]
-    fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
+    pub(crate) fn fail(&mut self, at: usize, failure: CallFailure) -> PolicyFault {
         self.disabled = true;
         // What the module wrote before may explain a trap.
         if failure.fault == PolicyFault::Trap

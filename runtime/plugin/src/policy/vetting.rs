@@ -14,12 +14,13 @@ use crate::build::engine::Engine;
 use crate::build::module::CompiledModule;
 use crate::error::{ModuleError, Refusal};
 use crate::lock::lock;
-use crate::policy::bind::{InstanceOwner, bind};
+use crate::policy::bind::{InstanceOwner, try_bind};
 use crate::policy::call_times::WorkerCallTimes;
 use crate::policy::hosted::ServiceBinding;
-use crate::policy::instance::FaultReport;
+use crate::policy::instance::{FaultReport, WasmPolicy};
 use crate::policy::outcomes::{ModuleOutcomes, Outcomes};
 use crate::policy::recent_flows::RecentFlows;
+use crate::policy::saved_states::{SavedState, SavedStates};
 use crate::sample_payloads::{dns_query, payload_prefix, quic_packet};
 
 /// The batch sizes tried: the smallest, the fullest, and some between.
@@ -45,7 +46,7 @@ pub(crate) fn vet(
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
     let sink = Arc::clone(&reports);
     let outcomes = Arc::new(ModuleOutcomes::default());
-    let owner = InstanceOwner {
+    let mut owner = InstanceOwner {
         worker: 0,
         workers: 1,
         seed: 0,
@@ -53,13 +54,15 @@ pub(crate) fn vet(
         faults: Arc::new(move |report| lock(&sink).push(report)),
         counters: Arc::default(),
         cells: Arc::default(),
+        desk: Arc::default(),
+        saved: None,
         outcomes: Arc::clone(&outcomes),
         recent_flows: Arc::default(),
         log: Arc::default(),
         share_percent: 0,
         times: WorkerCallTimes::default(),
     };
-    let mut policy = bind(engine, module, owner, services)?;
+    let mut policy = try_bind(engine, module, &owner, services)?;
     let mut flows = 0;
     for service in services {
         let recent = recent_flows.of(service.service);
@@ -71,6 +74,11 @@ pub(crate) fn vet(
             return Err(Refusal::Vetting { service, why }.of(module.label()));
         }
     }
+    if module.info.saves {
+        let states = save(&mut policy).map_err(|refusal| refusal.of(module.label()))?;
+        owner.saved = Some(Arc::new(states));
+        try_bind(engine, module, &owner, services)?;
+    }
     let mut all = Outcomes::default();
     for sides in outcomes.sides().into_values() {
         all += sides.canary;
@@ -79,6 +87,30 @@ pub(crate) fn vet(
         flows,
         outcomes: all,
     })
+}
+
+/// Has an instance save all its services.
+fn save(policy: &mut WasmPolicy) -> Result<SavedStates, Refusal> {
+    let mut states = Vec::new();
+    for at in 0..policy.hosted.len() {
+        let name = Arc::clone(&policy.hosted[at].name);
+        let refusal = |why: String| Refusal::Vetting {
+            service: name.to_string(),
+            why,
+        };
+        let state = match policy.save(at, 0) {
+            Ok(state) => state.transpose().map_err(refusal)?,
+            Err(failure) => return Err(refusal(format!("waxwing_save: {}", failure.text))),
+        };
+        if let Some(state) = state {
+            states.push(SavedState {
+                service: name,
+                worker: 0,
+                state,
+            });
+        }
+    }
+    Ok(SavedStates::quiet(states))
 }
 
 fn try_service(

@@ -3,11 +3,12 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{all_calls, host, host_with, pick, service};
 use crate::compiling::compiler;
-use waxwing_dataplane::{Pick, Policy, PolicyFault};
+use waxwing_dataplane::{Pick, PolicyFault};
 use waxwing_plugin::{
     BoundModule, FaultReport, Host, HostEvent, HostOptions, ModuleSource, Recovery,
 };
@@ -72,11 +73,17 @@ impl HostileBed {
         })
     }
 
-    /// Makes all calls of a worker, until the module fails or for all rounds.
-    fn drive(&self, policy: &mut dyn Policy) -> Option<FaultReport> {
-        (0..ROUNDS).find_map(|round| {
-            all_calls(policy, round);
-            self.fault()
+    /// Makes all calls of a worker, until the module fails or for all rounds; meanwhile it is asked for its
+    /// state.
+    fn drive(&self, bound: &mut BoundModule) -> Option<FaultReport> {
+        let (host, in_use, policy) = (&self.host, &bound.in_use, &mut *bound.policies[0]);
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| host.save(in_use, 1));
+            let mut rounds = (0..).take_while(|round| *round < ROUNDS || !asked.is_finished());
+            rounds.find_map(|round| {
+                all_calls(policy, round);
+                self.fault()
+            })
         })
     }
 
@@ -95,7 +102,7 @@ impl HostileBed {
                     "{}",
                     self.reason()
                 );
-                let fault = self.drive(&mut *bound.policies[0]);
+                let fault = self.drive(&mut bound);
                 assert!(fault.is_none(), "{:?}", fault.map(|report| report.text));
             }
         }
@@ -123,8 +130,8 @@ impl HostileBed {
             self.reason()
         );
         self.host.activate(&bound.in_use.module, false);
+        let report = self.drive(bound).expect("a fault");
         let policy = &mut *bound.policies[0];
-        let report = self.drive(policy).expect("a fault");
         assert_eq!(pick(policy, 2, &[1]), Err(PolicyFault::Disabled));
         assert_eq!(format!("{:?}", report.fault), format!("{fault:?}"));
         assert!(report.text.contains(why), "{:?} lacks {why:?}", report.text);
@@ -174,7 +181,7 @@ fn immediate_failures_are_caught_by_vetting() {
 
 #[test]
 fn failures_while_serving_are_stopped_and_quarantined() {
-    check_all(hostile::at_work());
+    check_all([hostile::at_work(), hostile::when_asked()].concat());
 }
 
 /// Returns a host with a policy whose pick runs this code after vetting.

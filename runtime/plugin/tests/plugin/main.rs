@@ -14,5 +14,6 @@ mod native_parity;
 mod one_story;
 mod pipeline;
 mod shared_cells;
+mod states;
 mod swap;
 mod validation;

@@ -11,6 +11,7 @@ use crate::admin::requests::{LiftQuarantine, RollBack};
 use crate::health;
 use crate::parallel::side_by_side;
 use crate::publish::modules;
+use crate::restart::policies::{self, KeptPolicy};
 
 /// Why no quarantine was lifted.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +120,11 @@ impl Controller {
             }
             Err(e) => tracing::error!("{e}; the modules in use keep serving"),
         }
+    }
+
+    /// Has the policies save their states. It waits for the workers.
+    pub(crate) fn save_policies(&self) -> Vec<KeptPolicy> {
+        policies::save(&self.policy_host, &self.modules, self.workers.len())
     }
 
     /// Frees the removed backends whose last session has ended.
