@@ -121,8 +121,6 @@ impl AttachedPorts for SharedAttached {
     }
 
     fn capture(&self, capture: Option<&Capture>) {
-        // The workers take one command at a time.
-        let _attached = self.lock();
         if let Some(workers) = self.workers.get() {
             workers.capture(capture);
         }

@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use tokio::time::timeout;
-use waxwing_control::admin::capture::TracedPacket;
+use waxwing_control::admin::capture::{Missed, TraceLine, TracedPacket};
 use waxwing_control::admin::client::Client;
 
 use crate::arguments::{AdminAddress, OnlyServices};
@@ -71,66 +70,80 @@ impl PacketArguments {
             ("dropped", Some(self.drops.to_string())),
             ("new", Some(self.new.to_string())),
             ("packets", self.packets.map(|packets| packets.to_string())),
+            ("for_ms", self.time.map(|time| time.as_millis().to_string())),
             ("bytes", bytes.map(|bytes| bytes.to_string())),
             ("format", Some(format.to_owned())),
         ]
     }
 }
 
-/// Runs for this time at most. Returns `None` if it is over.
-async fn within<T>(
-    time: Option<Duration>,
-    run: impl Future<Output = Result<T>>,
-) -> Result<Option<T>> {
-    match time {
-        Some(time) => timeout(time, run).await.ok().transpose(),
-        None => run.await.map(Some),
+/// A pcapng block's length is behind its type, in the byte order of the balancer (little-endian).
+const LENGTH_AT: std::ops::Range<usize> = 4..8;
+
+/// Takes the whole blocks off the start of what has arrived.
+fn take_blocks(arrived: &mut Vec<u8>) -> Vec<u8> {
+    let mut whole = 0;
+    while let Some(len) = arrived[whole..]
+        .get(LENGTH_AT)
+        .and_then(|len| len.try_into().ok())
+    {
+        let end = whole + u32::from_le_bytes(len).max(12) as usize;
+        if end > arrived.len() {
+            break;
+        }
+        whole = end;
     }
+    arrived.drain(..whole).collect()
 }
 
-/// Writes the file, which is whole after each part that arrives.
+/// Writes the file block by block, so that it can be read whenever this ends.
 pub(crate) fn capture(arguments: &CaptureArguments) -> Result<()> {
     let CaptureArguments { of, write, bytes } = arguments;
-    let mut out: Box<dyn io::Write> = match write.as_os_str() == "-" {
-        true => Box::new(io::stdout()),
-        false => {
-            let file = File::create(write);
-            Box::new(file.with_context(|| format!("cannot write {}", write.display()))?)
-        }
-    };
     wait(async {
         let query = of.query("pcapng", *bytes);
         let mut parts = Client::new(&of.admin.socket)
             .parts("/v1/capture", &query)
             .await?;
-        let copied = within(of.time, async {
-            while let Some(part) = parts.next().await? {
-                out.write_all(&part).context("cannot write the packets")?;
-                out.flush().context("cannot write the packets")?;
+        // Only now: a file that is there stays if the balancer refuses.
+        let mut out: Box<dyn io::Write> = match write.as_os_str() == "-" {
+            true => Box::new(io::stdout()),
+            false => {
+                let file = File::create(write);
+                Box::new(file.with_context(|| format!("cannot write {}", write.display()))?)
             }
-            Ok(())
-        });
-        copied.await.map(drop)
+        };
+        let mut arrived = Vec::new();
+        while let Some(part) = parts.next().await? {
+            arrived.extend(part);
+            out.write_all(&take_blocks(&mut arrived))
+                .context("cannot write the packets")?;
+            out.flush().context("cannot write the packets")?;
+        }
+        Ok(())
     })
 }
 
-/// Prints a line for each packet.
+/// Prints a line for each packet, and how many were missed.
 pub(crate) fn trace(arguments: &TraceArguments) -> Result<()> {
     let TraceArguments { of, json } = arguments;
     wait(async {
         let query = of.query("json", None);
         let client = Client::new(&of.admin.socket);
-        let mut packets = client.lines::<TracedPacket>("/v1/capture", &query).await?;
-        let printed = within(of.time, async {
-            while let Some((line, packet)) = packets.next().await? {
-                print(&match json {
-                    true => line + "\n",
-                    false => traced(&packet),
-                })?;
+        let mut lines = client.lines::<TraceLine>("/v1/capture", &query).await?;
+        let mut told = 0;
+        while let Some((line, what)) = lines.next().await? {
+            match what {
+                TraceLine::Packet(_) if *json => print(&(line + "\n"))?,
+                TraceLine::Packet(packet) => print(&traced(&packet))?,
+                TraceLine::Missed(Missed { missed }) if missed > told => {
+                    told = missed;
+                    // Nothing is left to do if standard error cannot be written.
+                    let _ = writeln!(io::stderr(), "{missed} packets were missed so far");
+                }
+                TraceLine::Missed(_) => {}
             }
-            Ok(())
-        });
-        printed.await.map(drop)
+        }
+        Ok(())
     })
 }
 
@@ -161,4 +174,33 @@ fn traced(packet: &TracedPacket) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_blocks_are_written() {
+        let block = |len: u32| {
+            let mut block = vec![7; len as usize];
+            block[LENGTH_AT].copy_from_slice(&len.to_le_bytes());
+            block
+        };
+        let file = [block(28), block(12), block(100)].concat();
+        for part in [1, 5, 7, 28, 30, 200] {
+            let (mut arrived, mut written) = (Vec::new(), Vec::new());
+            for part in file.chunks(part) {
+                arrived.extend(part);
+                written.extend(take_blocks(&mut arrived));
+                assert!(
+                    [0, 28, 40, 140].contains(&written.len()),
+                    "{}",
+                    written.len()
+                );
+            }
+            assert!(arrived.is_empty() && written == file);
+        }
+        assert!(take_blocks(&mut vec![0; 11]).is_empty());
+    }
 }

@@ -1,8 +1,8 @@
 //! The worker threads.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,18 @@ pub(crate) struct Gate {
     wake: Option<Arc<OwnedFd>>,
     workers: Vec<(Sender<Command>, Receiver<()>)>,
     given: Vec<Receiver<Option<Handover>>>,
+    /// Held for a whole command: the workers take one at a time.
+    state: Mutex<State>,
+}
+
+/// What the workers do.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    /// They wait for the next command.
+    #[default]
+    Interrupted,
+    Running,
+    Stopped,
 }
 
 /// A worker's end of the gate.
@@ -273,47 +285,66 @@ impl Gate {
 
     /// Has every worker close its sockets, and returns when all have. The workers stay interrupted.
     pub(crate) fn close(&self) {
-        self.command(|| Command::Close);
+        self.interrupt_for(&mut self.state(), || Command::Close);
     }
 
     /// Has every worker give its sockets up between two batches. Returns what another process needs of each;
     /// `None` for one that has no sockets. The workers stay interrupted.
     pub(crate) fn hand_over(&self) -> Vec<Option<Handover>> {
-        self.command(|| Command::HandOver);
+        self.interrupt_for(&mut self.state(), || Command::HandOver);
         let given = self.given.iter();
         given.map(|it| it.try_recv().ok().flatten()).collect()
     }
 
     /// Has the workers go on with new sockets, or without any.
     pub(crate) fn open(&self, sockets: Option<Vec<WorkerSockets>>) {
+        let mut state = self.state();
         if let Some(sockets) = sockets {
             let mut sockets = sockets.into_iter();
-            self.command(|| sockets.next().map_or(Command::Close, Command::Open));
+            self.interrupt_for(&mut state, || {
+                sockets.next().map_or(Command::Close, Command::Open)
+            });
         }
-        self.release();
+        self.go_on(&mut state);
     }
 
-    /// Has the workers capture packets between two batches from now on, or no longer.
+    /// Has the workers capture packets between two batches from now on, or no longer. Those that are
+    /// interrupted stay so.
     pub(crate) fn capture(&self, capture: Option<&Capture>) {
-        self.command(|| Command::Capture(capture.cloned()));
-        self.release();
+        let mut state = self.state();
+        let before = *state;
+        if before == State::Stopped {
+            return;
+        }
+        self.interrupt_for(&mut state, || Command::Capture(capture.cloned()));
+        if before == State::Running {
+            self.go_on(&mut state);
+        }
     }
 
     /// Ends every worker's thread.
     fn stop(&self) {
-        self.command(|| Command::Stop);
+        let mut state = self.state();
+        self.interrupt_for(&mut state, || Command::Stop);
+        *state = State::Stopped;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Interrupts the workers for a command. They stay interrupted.
-    fn command(&self, command: impl FnMut() -> Command) {
+    fn interrupt_for(&self, state: &mut State, command: impl FnMut() -> Command) {
         self.interrupt(true);
         self.tell(command);
+        *state = State::Interrupted;
     }
 
     /// Ends the interruption.
-    fn release(&self) {
+    fn go_on(&self, state: &mut State) {
         self.interrupt(false);
         self.tell(|| Command::Continue);
+        *state = State::Running;
     }
 
     /// Sends each worker a command and waits until all have done it. A worker whose thread has ended, which
@@ -436,12 +467,17 @@ mod tests {
         let workers: Vec<JoinHandle<u32>> = workers.collect();
         let (ended, end) = unbounded();
         thread::spawn(move || {
-            for _ in 0..ROUNDS {
-                gate.close();
-                gate.open(None);
-                gate.capture(None);
-            }
+            let captures = || (0..ROUNDS).for_each(|_| gate.capture(None));
+            thread::scope(|scope| {
+                scope.spawn(captures);
+                for _ in 0..ROUNDS {
+                    gate.close();
+                    gate.open(None);
+                }
+            });
+            // An end of a capture may come when the workers are gone.
             gate.stop();
+            gate.capture(None);
             let _ = ended.send(());
         });
         end.recv_timeout(PATIENCE)

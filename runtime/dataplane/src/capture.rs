@@ -19,7 +19,8 @@ use crate::path::{Forwarder, find_session, tuple_of};
 use crate::session::{Session, Tuple};
 use crate::{BackendId, DropReason, Epoch, FrameBuf, FrameIo, Now, PortId, ServiceId, Snapshot};
 
-/// The most packets of a batch that are captured; the others go on together, and are counted as missed.
+/// The most packets of a batch that are captured; the others that may pass the filter go on together, and are
+/// counted as missed.
 const PER_BATCH: usize = 16;
 
 /// The most packets that wait for the reader.
@@ -89,7 +90,7 @@ pub struct CaptureReader {
 }
 
 impl CaptureReader {
-    /// The packets that were not captured for lack of time or room so far.
+    /// The packets that may have passed the filter, and were not captured for lack of time or room so far.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
@@ -192,6 +193,18 @@ impl Capture {
 
     /// Whether a packet may pass the filter, by what is known before it is forwarded.
     fn may_pass(&self, packet: &Arrival) -> bool {
+        let filter = &self.filter;
+        let services = filter.services.as_ref();
+        let of_service =
+            services.is_none_or(|of| packet.service.is_none_or(|service| of.contains(&service)));
+        let backends = filter.backends.as_ref();
+        let backend = packet.session.map(|session| session.backend);
+        let of_backend =
+            backends.is_none_or(|of| backend.is_none_or(|backend| of.contains(&backend)));
+        of_service && of_backend && self.is_of_client(packet)
+    }
+
+    fn is_of_client(&self, packet: &Arrival) -> bool {
         self.filter.client.is_none_or(|network| {
             let ends = packet.flow.map(|flow| [flow.source, flow.destination]);
             let client = packet.session.map(|session| session.client);
@@ -222,7 +235,7 @@ struct Arrival {
     /// `None`: it is neither TCP nor UDP.
     flow: Option<Tuple>,
     session: Option<Session>,
-    /// The service that it is sent to.
+    /// Its session's service, or the one that it is sent to.
     service: Option<ServiceId>,
 }
 
@@ -232,14 +245,17 @@ impl Arrival {
             Ok(Packet::Ip(packet)) => tuple_of(&packet),
             _ => None,
         };
-        let service = flow.and_then(|flow| {
+        let session = flow.and_then(|flow| session_of(forwarder, snapshot, &flow));
+        let backend = session.and_then(|session| snapshot.backend(session.backend));
+        let service_at = |flow: Tuple| {
             let (vip, port) = (flow.destination, flow.destination_port);
             snapshot.service_at(vip, port, flow.protocol)
-        });
+        };
+        let sent_to = flow.and_then(service_at).map(|service| service.id);
         Self {
             flow,
-            session: flow.and_then(|flow| session_of(forwarder, snapshot, &flow)),
-            service: service.map(|service| service.id),
+            session,
+            service: backend.map(|backend| backend.service).or(sent_to),
         }
     }
 }

@@ -225,7 +225,7 @@ impl Config {
 
     /// Adds the socket that changes nothing. Returns its path.
     pub fn add_read_socket(&mut self) -> PathBuf {
-        let path = self.admin.socket.with_extension("read");
+        let path = self.admin.socket.with_file_name("read.sock");
         self.admin.read_socket = Some(path.clone());
         path
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use waxwing_tests::{Layout, Process, Topology, Waxwing, tools};
+use waxwing_tests::{Config, Layout, Process, Topology, Waxwing, tools};
 
 use crate::consequences::assert_served_by;
 use crate::health::three;
@@ -110,10 +110,19 @@ fn the_read_socket_describes_what_it_answers() -> Result<()> {
     let topology = Topology::new(Layout::default())?;
     let (_servers, mut config) = three(&topology)?;
     let read_socket = config.add_read_socket();
-    let waxwing = Waxwing::start(&topology, &config)?;
+    let mut waxwing = Waxwing::start(&topology, &config)?;
+    assert_described(&topology, &config, &read_socket)?;
+    // Both sockets are another process's then, in one folder.
+    waxwing.upgrade()?;
+    assert_described(&topology, &config, &read_socket)?;
+    waxwing.stop().map(drop)
+}
+
+/// Asserts that the read socket describes all that reads, and the admin socket more.
+fn assert_described(topology: &Topology, config: &Config, read_socket: &Path) -> Result<()> {
     let (all, reading) = (
-        described(&topology, config.socket())?,
-        described(&topology, &read_socket)?,
+        described(topology, config.socket())?,
+        described(topology, read_socket)?,
     );
     // Packets have what clients send.
     let is_read =
@@ -123,5 +132,5 @@ fn the_read_socket_describes_what_it_answers() -> Result<()> {
         "{all:?}\n{reading:?}"
     );
     ensure!(all.len() > reading.len() + 5, "{all:?}");
-    waxwing.stop().map(drop)
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `waxwing top`: what the balancer does, live, and the operator's hand on it.
 //!
-//! Invariant: a balancer that does not answer is shown as such, and the keys work on. The terminal is as it
-//! was when the command ends, by a panic too.
+//! Invariant: a balancer that does not answer is shown as such, and the keys work on; only a change is waited
+//! for. The terminal is as it was when the command ends, by a panic too.
 
 mod model;
 mod screen;

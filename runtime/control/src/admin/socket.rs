@@ -157,8 +157,9 @@ impl AdminSocket {
         }
         // Created in a private folder and then moved: bound in place, it would be open to other users
         // until its mode is set.
-        let kind = path.extension().unwrap_or_default().to_string_lossy();
-        let private = folder.join(format!(".waxwing-{}-{kind}", std::process::id()));
+        // Sockets of one process may lie in one folder.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let private = folder.join(format!(".waxwing-{}-{name}", std::process::id()));
         // A process with this id that was killed here may have left one.
         let _ = std::fs::remove_dir_all(&private);
         let bound = bind_in(&private, access);

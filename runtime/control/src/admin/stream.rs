@@ -82,7 +82,11 @@ impl io::Write for Chunks {
         Ok(bytes.len())
     }
 
+    /// An error if the reader is gone.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self.0.is_closed() {
+            true => Err(io::ErrorKind::BrokenPipe.into()),
+            false => Ok(()),
+        }
     }
 }

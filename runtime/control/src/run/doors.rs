@@ -55,14 +55,17 @@ impl Doors {
         reporter: &Arc<Reporter>,
         requests: mpsc::Sender<Request>,
         succeeded: &Arc<AtomicBool>,
-    ) -> Result<Vec<JoinHandle<()>>, AdminError> {
+    ) -> Vec<JoinHandle<()>> {
         let publish = |mut socket: AdminSocket| {
-            socket.publish()?;
+            // Only a process that has taken over publishes so late: it serves on without its sockets.
+            if let Err(error) = socket.publish() {
+                tracing::error!("commands do not reach this process: {error}; restart waxwing");
+            }
             socket.leave_if(succeeded);
-            Ok::<_, AdminError>(socket)
+            socket
         };
-        let socket = publish(self.socket)?;
-        let read_socket = self.read_socket.map(publish).transpose()?;
+        let socket = publish(self.socket);
+        let read_socket = self.read_socket.map(publish);
         let upgrades = serve_upgrades(&self.upgrades, requests.clone(), succeeded);
         let router = server::router(reporter, requests);
         let mut tasks = vec![tokio::spawn(socket.serve(router.clone()))];
@@ -70,7 +73,7 @@ impl Doors {
         tasks.extend(read_socket.map(|socket| tokio::spawn(reading(socket))));
         tasks.extend(self.listener.map(|it| tokio::spawn(it.serve(router))));
         tasks.extend(upgrades);
-        Ok(tasks)
+        tasks
     }
 }
 

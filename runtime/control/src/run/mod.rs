@@ -157,9 +157,7 @@ impl Control {
         let snapshot = catalog.apply(&config, &network.ports, &shared.gauges, &effects)?;
         let workers = setup.counters.len();
         let options = BindOptions::first(workers, seed);
-        if let Some(kept) = &setup.kept {
-            kept.restore_policies(&policy_host);
-        }
+        (setup.kept.iter()).for_each(|kept| kept.restore_policies(&policy_host));
         let draft = Draft::make(&policy_host, &config, (snapshot, effects), options).await?;
         let modules = draft.in_use();
         modules::activate(&policy_host, &modules);
@@ -278,7 +276,7 @@ impl Control {
         controller.record_reach();
         controller.health_changed().await;
         let succeeded = Arc::new(AtomicBool::new(false));
-        let doors = doors.serve(&reporter, request, &succeeded)?;
+        let doors = doors.serve(&reporter, request, &succeeded);
         let metrics = metrics.map(|it| tokio::spawn(it.serve(Arc::clone(&reporter))));
         // Watched before the checks start, so that no result is missed.
         let health = controller.health.watch();

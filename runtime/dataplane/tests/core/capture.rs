@@ -169,6 +169,24 @@ fn a_filter_takes_what_passes_all_of_it() {
 }
 
 #[test]
+fn what_cannot_pass_the_filter_takes_no_place() {
+    let mut world = World::new(Settings {
+        second_service: true,
+        ..Settings::default()
+    });
+    let reader = world.capture(CaptureFilter {
+        services: Some(vec![ServiceId(0)]),
+        ..ALL
+    });
+    let other = |n: usize| request_to(V4, CLIENT_PORT + n as u16, SERVICE_PORT + 1, SYN);
+    let mut batch: Vec<_> = (0..BATCH - 1).map(other).collect();
+    batch.push(request(V4, CLIENT_PORT, SYN));
+    world.batch(FRONT, batch);
+    let captured: Vec<Captured> = reader.packets.try_iter().collect();
+    assert_eq!((captured.len(), reader.missed()), (1, 0));
+}
+
+#[test]
 fn what_there_is_no_time_for_is_missed_and_still_forwarded() {
     let mut world = world();
     world.script().picks = vec![Pick::Backend(0)];

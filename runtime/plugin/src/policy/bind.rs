@@ -79,15 +79,15 @@ impl InstanceOwner {
 pub(crate) fn bind(
     engine: &Engine,
     module: &Arc<CompiledModule>,
-    owner: InstanceOwner,
+    owner: &InstanceOwner,
     services: &[ServiceBinding],
 ) -> Result<WasmPolicy, ModuleError> {
-    match try_bind(engine, module, &owner, services) {
+    match try_bind(engine, module, owner, services) {
         Err(error) if matches!(error.refusal, Refusal::Restore { .. }) => {
             if let Some(saved) = &owner.saved {
                 saved.failed(&error.to_string());
             }
-            try_bind(engine, module, &owner, services)
+            try_bind(engine, module, owner, services)
         }
         bound => bound,
     }

@@ -176,7 +176,7 @@ impl Host {
             share_percent: self.share_percent,
             times: history.times.of_worker(worker),
         };
-        let policy = bind(&self.engine, module, owner, services)?;
+        let policy = bind(&self.engine, module, &owner, services)?;
         Ok(Box::new(policy))
     }
 
@@ -192,7 +192,7 @@ impl Host {
     ) -> Option<Result<Box<dyn Policy>, ModuleError>> {
         let services = in_use.services.as_ref()?;
         let owner = InstanceOwner::unheard(seed, Arc::new(|_| {}));
-        let made = bind(&self.engine, in_use.majority(), owner, services);
+        let made = bind(&self.engine, in_use.majority(), &owner, services);
         Some(made.map(|policy| Box::new(policy) as _))
     }
 

@@ -97,7 +97,7 @@ impl StateDesk {
     /// Takes why a state cannot be kept.
     pub(crate) fn answer_problem(&self, question: u64, problem: String) {
         self.take(question, |answers| {
-            _ = answers.problem.get_or_insert(problem)
+            answers.problem.get_or_insert(problem);
         });
     }
 

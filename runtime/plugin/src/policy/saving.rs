@@ -114,8 +114,9 @@ impl WasmPolicy {
                 "waxwing_save returned {len} bytes; at most {STATE_MAX} are kept"
             ))));
         }
-        let (start, end) = (start as usize, (start + len) as usize);
-        let state = self.guest.memory().get(start..end);
+        let end = start + len;
+        let place = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+        let state = place.and_then(|(start, end)| self.guest.memory().get(start..end));
         Ok(Some(state.map(Arc::from).ok_or_else(|| {
             format!("waxwing_save returned {start:#x} to {end:#x}, outside of memory")
         })))

@@ -148,7 +148,7 @@ impl LoadedPolicy {
             ..InstanceOwner::unheard(seed, Arc::new(move |report| lock(&sink).push(report)))
         };
         Ok(PolicyInstance {
-            policy: bind(&self.engine, &self.module, owner, services)?,
+            policy: bind(&self.engine, &self.module, &owner, services)?,
             counters,
             faults,
             _engine: Arc::clone(&self.engine),

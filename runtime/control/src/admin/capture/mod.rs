@@ -22,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use waxwing_dataplane::capture::{Capture, CaptureFilter, CaptureReader};
 
-pub use traced::{TracedFrame, TracedPacket};
+pub use traced::{Missed, TraceLine, TracedFrame, TracedPacket};
 
 use crate::admin::caller::Caller;
 use crate::admin::ports::AttachedPorts;
@@ -39,7 +39,7 @@ const BYTES_MAX: usize = 10_000;
 /// How often a reader hears of a capture without packets, so that neither end takes the other for gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How long packets are collected for one part of the answer.
+/// How long packets are collected for one part of the answer, and waited for.
 const COLLECT: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -62,6 +62,8 @@ struct CaptureQuery {
     bytes: Option<usize>,
     /// After how many packets it ends.
     packets: Option<u64>,
+    /// After how many milliseconds it ends.
+    for_ms: Option<u64>,
     #[serde(default)]
     #[param(inline)]
     format: Format,
@@ -73,7 +75,7 @@ enum Format {
     /// A file for Wireshark.
     #[default]
     Pcapng,
-    /// A [`TracedPacket`] per line.
+    /// A [`TraceLine`] per line.
     Json,
 }
 
@@ -97,7 +99,7 @@ pub(super) fn router(reporter: &Arc<Reporter>) -> OpenApiRouter {
 /// Captures packets until the connection ends.
 #[utoipa::path(get, path = "/v1/capture", params(CaptureQuery), responses(
     (status = 200, description = "The packets", content(
-        (Vec<u8> = "application/x-pcapng"), (TracedPacket = "application/x-ndjson"))),
+        (Vec<u8> = "application/x-pcapng"), (TraceLine = "application/x-ndjson"))),
     (status = 429, description = "Another capture runs", body = crate::admin::status::ErrorBody)))]
 async fn capture(
     State(captures): State<Captures>,
@@ -115,22 +117,34 @@ async fn capture(
         Format::Pcapng => "application/x-pcapng",
         Format::Json => "application/x-ndjson",
     };
-    captures.writers.answer(content_type, move |answer| {
+    let answer = captures.writers.answer(content_type, move |answer| {
         let (capture, reader) = Capture::new(filter);
         let _running = Running::start(&reporter.ports, &capture);
         drop(capture);
         tracing::info!("{who}: captures packets");
-        let packets = query.packets.unwrap_or(u64::MAX);
+        let ends = Ends {
+            packets: query.packets.unwrap_or(u64::MAX),
+            at: query
+                .for_ms
+                .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))),
+        };
         let written = match query.format {
-            Format::Pcapng => write(&reader, PcapngWriter::new(&reporter, answer)?, packets),
-            Format::Json => write(&reader, TraceWriter::new(&reporter, answer), packets),
+            Format::Pcapng => write(&reader, PcapngWriter::new(&reporter, answer)?, &ends),
+            Format::Json => write(&reader, TraceWriter::new(&reporter, answer), &ends),
         };
         tracing::info!(
             "{who}: captures no longer; {} packets were missed",
             reader.missed()
         );
         written
-    })
+    });
+    match answer.status() {
+        StatusCode::TOO_MANY_REQUESTS => {
+            let text = "another capture runs; the log says whose (`waxwing event list`)";
+            (StatusCode::TOO_MANY_REQUESTS, text).into_response()
+        }
+        _ => answer,
+    }
 }
 
 /// Has the workers capture until it is dropped.
@@ -149,17 +163,24 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Writes so many packets, or until the reader or the workers end.
-fn write(reader: &CaptureReader, mut form: impl Form, packets: u64) -> io::Result<()> {
+/// When a capture ends by itself.
+struct Ends {
+    packets: u64,
+    at: Option<Instant>,
+}
+
+/// Writes until the end, or until the reader or the workers are gone. The last that is written is how many
+/// packets were missed.
+fn write(reader: &CaptureReader, mut form: impl Form, ends: &Ends) -> io::Result<()> {
     let mut told = Instant::now();
     let mut written = 0;
-    while written < packets {
-        let mut waited = reader.packets.recv_timeout(HEARTBEAT / 4);
+    while written < ends.packets && ends.at.is_none_or(|at| Instant::now() < at) {
         let until = Instant::now() + COLLECT;
+        let mut waited = reader.packets.recv_deadline(until);
         while let Ok(packet) = &waited {
             form.packet(packet)?;
             written += 1;
-            if written == packets {
+            if written == ends.packets {
                 break;
             }
             waited = reader.packets.recv_deadline(until);
@@ -171,6 +192,7 @@ fn write(reader: &CaptureReader, mut form: impl Form, packets: u64) -> io::Resul
             told = Instant::now();
             form.heartbeat(reader.missed())?;
         }
+        // Also to hear that the reader is gone.
         form.flush()?;
     }
     form.heartbeat(reader.missed())?;

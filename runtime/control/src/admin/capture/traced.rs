@@ -40,6 +40,21 @@ pub struct TracedPacket {
     pub is_reply: bool,
 }
 
+/// How many packets a capture has missed so far: a line among those of `GET /v1/capture?format=json`, and the
+/// last one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Missed {
+    pub missed: u64,
+}
+
+/// A line of `GET /v1/capture?format=json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum TraceLine {
+    Missed(Missed),
+    Packet(Box<TracedPacket>),
+}
+
 /// A frame as it came or left.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct TracedFrame {
@@ -130,16 +145,17 @@ fn frame(view: &Arc<View>, frame: &CapturedFrame) -> TracedFrame {
     TracedFrame {
         port: port.map_or_else(String::new, |port| port.name.to_string()),
         bytes: frame.len,
-        text: text(&frame.bytes),
+        text: text(frame),
     }
 }
 
 /// Returns a frame's protocol, addresses and flags.
-fn text(bytes: &[u8]) -> String {
-    match parse(bytes) {
+fn text(frame: &CapturedFrame) -> String {
+    match parse(&frame.bytes) {
         Ok(Packet::Ip(packet)) => ip_text(&packet),
         Ok(Packet::Arp(_)) => "arp".to_owned(),
         Ok(_) => "not IP".to_owned(),
+        Err(_) if frame.bytes.len() < frame.len => "cut before its headers end".to_owned(),
         Err(error) => format!("malformed: {error}"),
     }
 }
@@ -209,8 +225,8 @@ impl<W: Write> Form for TraceWriter<'_, W> {
         self.out.write_all(b"\n")
     }
 
-    /// An empty line.
-    fn heartbeat(&mut self, _: u64) -> io::Result<()> {
+    fn heartbeat(&mut self, missed: u64) -> io::Result<()> {
+        serde_json::to_writer(&mut *self.out, &Missed { missed })?;
         self.out.write_all(b"\n")
     }
 
