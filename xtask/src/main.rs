@@ -101,10 +101,10 @@ fn main() -> ExitCode {
         None => ("help", [].as_slice()),
     };
     let outcome = match command {
-        "setup" => setup::everything(),
+        "setup" => setup::for_tests(),
         "demo" => setup::everything().and_then(|()| demo(rest)),
-        "test" => setup::everything().and_then(|()| tests::all(rest)),
-        "ci" => setup::everything().and_then(|()| ci::all()),
+        "test" => setup::for_tests().and_then(|()| tests::all(rest)),
+        "ci" => setup::for_tests().and_then(|()| ci::all()),
         "fuzz" => fuzz::all(rest),
         "simulate" => simulate::forever(rest),
         "package" => package::command(rest),

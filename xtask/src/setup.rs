@@ -9,8 +9,14 @@ use crate::{packages, run, services};
 /// Installs what `demo`, `test`, `ci` and `bench` need.
 pub(crate) fn everything() -> Result<(), String> {
     debian(&[packages::BUILD, packages::PEERS].concat())?;
-    python_programs();
     wasm_target()
+}
+
+/// As [`everything`], and what only tests need.
+pub(crate) fn for_tests() -> Result<(), String> {
+    everything()?;
+    python_programs();
+    Ok(())
 }
 
 /// Installs the programs of the Python Package Index, in a folder of their own. Without them the tests that
