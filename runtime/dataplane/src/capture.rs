@@ -1,7 +1,7 @@
 //! Copies packets as they came and as they left, with what became of them, for a reader outside.
 //!
-//! Invariant: a worker that does not capture runs another loop, and pays nothing. One that does never waits
-//! for the reader: what there is no room for is counted as missed.
+//! Invariant: a worker that does not capture pays one comparison a batch. One that does never waits for the
+//! reader: what there is no room for is counted as missed.
 //!
 //! A packet to be captured is forwarded alone, so that what is counted meanwhile is its own (see [`Fate`]).
 //! Frames of our own accord, such as announcements, are not captured.
@@ -116,6 +116,8 @@ impl Capture {
     }
 
     /// Forwards a batch, and captures what passes the filter. `frames` is empty afterwards.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn forward<I: FrameIo>(
         &self,
         (worker, forwarder): (usize, &mut Forwarder),
@@ -124,6 +126,12 @@ impl Capture {
         frames: &mut Vec<I::Frame>,
         now: Now,
     ) {
+        // The forwarder is made for this I/O once more, so that the worker's own is as without captures.
+        let mut io = Recorder {
+            io,
+            bytes_max: None,
+            left: Vec::new(),
+        };
         let mut room = PER_BATCH;
         let mut together = Vec::with_capacity(frames.len());
         for frame in frames.drain(..) {
@@ -139,16 +147,16 @@ impl Capture {
             }
             room -= 1;
             if !together.is_empty() {
-                forwarder.forward(io, epoch, &mut together, now);
+                forwarder.forward(&mut io, epoch, &mut together, now);
             }
             let at = (worker, now);
-            let captured = self.forward_one(at, forwarder, io, epoch, (frame, packet));
+            let captured = self.forward_one(at, forwarder, &mut io, epoch, (frame, packet));
             if self.passes(&captured) && self.queue.try_send(captured).is_err() {
                 self.missed.fetch_add(1, Ordering::Relaxed);
             }
         }
         if !together.is_empty() {
-            forwarder.forward(io, epoch, &mut together, now);
+            forwarder.forward(&mut io, epoch, &mut together, now);
         }
     }
 
@@ -156,7 +164,7 @@ impl Capture {
         &self,
         (worker, at): (usize, Now),
         forwarder: &mut Forwarder,
-        io: &mut I,
+        io: &mut Recorder<'_, I>,
         epoch: &mut Epoch,
         (frame, packet): (I::Frame, Arrival),
     ) -> Captured {
@@ -164,13 +172,10 @@ impl Capture {
         let arrived = CapturedFrame::of(frame.port(), &frame, bytes_max);
         let counters = Arc::clone(&forwarder.context.counters);
         let (marks, opened) = (Marks::of(&counters), counters.opened.get());
-        let mut io = Recorder {
-            io,
-            bytes_max,
-            left: Vec::new(),
-        };
-        forwarder.forward(&mut io, epoch, &mut vec![frame], at);
-        let left = io.left;
+        io.bytes_max = Some(bytes_max);
+        forwarder.forward(io, epoch, &mut vec![frame], at);
+        io.bytes_max = None;
+        let left = std::mem::take(&mut io.left);
         let snapshot = &epoch.snapshot;
         let after = packet
             .flow
@@ -281,7 +286,8 @@ impl CapturedFrame {
 /// Copies what is sent.
 struct Recorder<'a, I> {
     io: &'a mut I,
-    bytes_max: usize,
+    /// The most bytes of a copy; `None`: nothing is copied.
+    bytes_max: Option<usize>,
     left: Vec<CapturedFrame>,
 }
 
@@ -297,9 +303,11 @@ impl<I: FrameIo> FrameIo for Recorder<'_, I> {
     }
 
     fn send(&mut self, port: PortId, frame: I::Frame) -> Result<(), DropReason> {
-        let copy = CapturedFrame::of(port, &frame, self.bytes_max);
+        let copy = self
+            .bytes_max
+            .map(|max| CapturedFrame::of(port, &frame, max));
         self.io.send(port, frame)?;
-        self.left.push(copy);
+        self.left.extend(copy);
         Ok(())
     }
 

@@ -92,21 +92,14 @@ impl<I: FrameIo> Worker<I> {
 
     /// Runs until `stop` is set. Reads the clock once per turn.
     pub fn run(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
-        match self.capture.is_some() {
-            false => self.run_as::<false>(clock, stop),
-            true => self.run_as::<true>(clock, stop),
-        }
-    }
-
-    fn run_as<const CAPTURES: bool>(&mut self, clock: impl Fn() -> Now, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            if !self.turn_as::<CAPTURES>(clock()) {
+            if !self.turn(clock()) {
                 self.io.wait(IDLE_WAIT);
             }
         }
     }
 
-    /// Captures packets from the next [`Self::run`] on, or no longer.
+    /// Captures packets from the next turn on, or no longer.
     pub fn set_capture(&mut self, capture: Option<Capture>) {
         self.capture = capture;
     }
@@ -115,16 +108,6 @@ impl<I: FrameIo> Worker<I> {
     /// whether there was a frame. If so, call it again at once: the start of the next turn is taken as the
     /// end of this one.
     pub fn turn(&mut self, now: Now) -> bool {
-        self.turn_as::<false>(now)
-    }
-
-    /// [`Self::turn`] of a worker that may capture.
-    pub fn turn_with_capture(&mut self, now: Now) -> bool {
-        self.turn_as::<true>(now)
-    }
-
-    #[inline(always)]
-    fn turn_as<const CAPTURES: bool>(&mut self, now: Now) -> bool {
         if let Some(began) = self.batch_began.take() {
             let took = now.nanos().saturating_sub(began.nanos());
             self.setup.counters.count_batch_time(took / 1000);
@@ -148,11 +131,11 @@ impl<I: FrameIo> Worker<I> {
                 ..
             } = self;
             match capture {
-                Some(capture) if CAPTURES => {
+                None => forwarder.forward(io, epoch, frames, now),
+                Some(capture) => {
                     let worker = (setup.number, forwarder);
                     capture.forward(worker, io, epoch, frames, now);
                 }
-                _ => forwarder.forward(io, epoch, frames, now),
             }
             self.io.flush();
         }

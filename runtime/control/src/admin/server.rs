@@ -8,7 +8,8 @@
 //! Without a pattern the answer is about all services; one that no service matches is answered with 404.
 //!
 //! Invariant: answers come from the controller's published view and from counters. No request for the state
-//! makes a worker wait, and only a `POST` or `PUT` changes it. A capture has the workers run another loop.
+//! makes a worker wait, and only a `POST` or `PUT` changes it. A capture interrupts the workers
+//! for a moment.
 
 use std::io::Write as _;
 use std::sync::Arc;

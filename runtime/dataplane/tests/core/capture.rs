@@ -23,7 +23,6 @@ impl World {
     fn capture(&mut self, filter: CaptureFilter) -> CaptureReader {
         let (capture, reader) = Capture::new(filter);
         self.worker(0).set_capture(Some(capture));
-        self.captures = true;
         reader
     }
 }

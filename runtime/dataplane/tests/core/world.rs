@@ -338,8 +338,6 @@ pub(crate) struct World {
     mailboxes: Vec<Sender<Epoch>>,
     pub(crate) returned: Receiver<Epoch>,
     workers: Vec<Worker<MemoryIo>>,
-    /// Whether the workers run the loop that captures.
-    pub(crate) captures: bool,
     now: Duration,
 }
 
@@ -373,7 +371,6 @@ impl World {
             mailboxes: Vec::new(),
             returned,
             workers: Vec::new(),
-            captures: false,
             now: Duration::from_secs(10),
             settings,
         };
@@ -480,11 +477,7 @@ impl World {
 
     /// Runs one turn of a worker; returns whether there was a frame.
     pub(crate) fn turn(&mut self, worker: usize) -> bool {
-        let now = Now::from_start(self.now);
-        match self.captures {
-            false => self.workers[worker].turn(now),
-            true => self.workers[worker].turn_with_capture(now),
-        }
+        self.workers[worker].turn(Now::from_start(self.now))
     }
 
     /// Advances time and runs a worker until it has swept a whole small table.
