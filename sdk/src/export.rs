@@ -18,6 +18,7 @@ macro_rules! export_policy {
                 payload: <$policy as $crate::Policy>::PAYLOAD_BYTES,
                 tick_ms: <$policy as $crate::Policy>::TICK_MS,
                 counters: <$policy as $crate::Policy>::COUNTERS,
+                gauges: <$policy as $crate::Policy>::GAUGES,
                 shared: <$policy as $crate::Policy>::SHARED,
                 saves: <$policy as $crate::Policy>::SAVES,
             };

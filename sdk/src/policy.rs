@@ -89,9 +89,14 @@ pub trait Policy: Sized + 'static {
     /// [`Policy::restore`].
     const SAVES: bool = false;
 
-    /// Names of the counters that `waxwing status` shows for each service: at most 16, each of 1 to 32 of
-    /// `a-z`, `0-9` and `_`. [`Policy::counters`] returns their values.
+    /// Names of the counters that `waxwing status` and the metrics show for each service, over all workers:
+    /// with [`Policy::GAUGES`] at most 16, each of 1 to 32 of `a-z`, `0-9` and `_`. [`Policy::counters`]
+    /// writes their values.
     const COUNTERS: &'static [&'static str] = &[];
+
+    /// Names of numbers that also fall, such as the entries of a table; shown as the counters are. A gauge of
+    /// a service is the sum over the workers' policies that serve it.
+    const GAUGES: &'static [&'static str] = &[];
 
     /// Makes the policy for a service. Runs off the hot path and may take up to a second, for example to
     /// build tables.
@@ -161,7 +166,8 @@ pub trait Policy: Sized + 'static {
         let _ = (closed, backends);
     }
 
-    /// Writes the values of [`Policy::COUNTERS`], in their order. Counters start at 0 and only increase.
+    /// Writes the values of [`Policy::COUNTERS`], then of [`Policy::GAUGES`], in their order. Counters start
+    /// at 0 and only increase.
     /// Called after each batch, so copy numbers and compute nothing.
     fn counters(&self, values: &mut [u64]) {
         let _ = values;

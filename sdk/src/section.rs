@@ -24,6 +24,8 @@ pub struct Section {
     pub tick_ms: u32,
     /// [`Policy::COUNTERS`](crate::Policy::COUNTERS).
     pub counters: &'static [&'static str],
+    /// [`Policy::GAUGES`](crate::Policy::GAUGES).
+    pub gauges: &'static [&'static str],
     /// [`Policy::SHARED`](crate::Policy::SHARED).
     pub shared: usize,
     /// [`Policy::SAVES`](crate::Policy::SAVES).
@@ -41,6 +43,7 @@ impl Section {
             payload: 0,
             tick_ms: 0,
             counters: &[],
+            gauges: &[],
             shared: 0,
             saves: false,
         }
@@ -75,17 +78,11 @@ impl Section {
             "Policy::TICK_MS must be 0, or 10 to 60000"
         );
         assert!(
-            self.counters.len() <= COUNTERS_MAX,
-            "Policy::COUNTERS must have at most 16 names"
+            self.counters.len() + self.gauges.len() <= COUNTERS_MAX,
+            "Policy::COUNTERS and Policy::GAUGES must have at most 16 names"
         );
-        let mut at = 0;
-        while at < self.counters.len() {
-            assert!(
-                is_counter_name(self.counters[at]),
-                "a name in Policy::COUNTERS must have 1 to 32 of a-z, 0-9 and _"
-            );
-            at += 1;
-        }
+        check_names(self.counters);
+        check_names(self.gauges);
         assert!(
             self.shared <= SHARED_MAX,
             "Policy::SHARED must be at most 65536"
@@ -124,17 +121,13 @@ impl Section {
             .put("\ntick=")
             .number(self.tick_ms as u64)
             .put("\ncounters=");
-        let mut text = text;
-        let mut at = 0;
-        while at < self.counters.len() {
-            if at > 0 {
-                text = text.put(",");
-            }
-            text = text.put(self.counters[at]);
-            at += 1;
-        }
         // Each policy says itself, at each change, whether it goes on.
-        let text = text.put("\nkeep=1\n");
+        let text = text.names(self.counters).put("\nkeep=1\n");
+        let text = if self.gauges.is_empty() {
+            text
+        } else {
+            text.put("gauges=").names(self.gauges).put("\n")
+        };
         let text = match self.shared {
             0 => text,
             cells => text.put("shared=").number(cells as u64).put("\n"),
@@ -144,6 +137,17 @@ impl Section {
         } else {
             text
         }
+    }
+}
+
+const fn check_names(names: &[&str]) {
+    let mut at = 0;
+    while at < names.len() {
+        assert!(
+            is_counter_name(names[at]),
+            "a name in Policy::COUNTERS and Policy::GAUGES must have 1 to 32 of a-z, 0-9 and _"
+        );
+        at += 1;
     }
 }
 
@@ -178,6 +182,20 @@ impl<const N: usize> Text<N> {
         self
     }
 
+    /// Appends names, separated by commas.
+    const fn names(self, names: &[&str]) -> Self {
+        let mut text = self;
+        let mut at = 0;
+        while at < names.len() {
+            if at > 0 {
+                text = text.put(",");
+            }
+            text = text.put(names[at]);
+            at += 1;
+        }
+        text
+    }
+
     /// Appends a number in decimal.
     const fn number(self, value: u64) -> Self {
         let text = if value >= 10 {
@@ -204,6 +222,7 @@ mod tests {
         payload: 128,
         tick_ms: 60_000,
         counters: &["spilled", "kept_2"],
+        gauges: &["clients"],
         shared: 1000,
         saves: true,
     };
@@ -219,6 +238,7 @@ mod tests {
         assert_eq!(info.map(|info| info.tick_ms), Ok(60_000));
         let names = info.map(|info| info.counters.iter().map(|n| &**n).collect::<Vec<_>>());
         assert_eq!(names, Ok(SECTION.counters.to_vec()));
+        assert_eq!(info.map(|info| &*info.gauges[0]), Ok("clients"));
         assert_eq!(info.map(|info| info.shared), Ok(1000));
         assert_eq!(info.map(|info| info.saves), Ok(true));
         let again = info.map(ModuleInfo::encode);

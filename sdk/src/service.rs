@@ -47,7 +47,7 @@ pub(crate) struct Service<P: Policy> {
     pub(crate) backends: Box<[BackendRecord]>,
     /// As many as `backends`.
     pub(crate) live: Box<[LiveRecord]>,
-    /// The policy's counters, which the host reads.
+    /// The policy's counters, then its gauges, which the host reads.
     pub(crate) counters: Box<[u64]>,
     state: State<P>,
 }
@@ -75,7 +75,7 @@ impl<P: Policy> Service<P> {
         let config = config::read("policy_config", config)?;
         let backends: Box<[_]> = vec![BackendRecord::default(); backends_max].into();
         let live: Box<[_]> = vec![LiveRecord::default(); backends_max].into();
-        let counters: Box<[_]> = vec![0; P::COUNTERS.len()].into();
+        let counters: Box<[_]> = vec![0; P::COUNTERS.len() + P::GAUGES.len()].into();
         let shared: Box<[_]> = vec![Cell::new(0); 2 * P::SHARED].into();
         let header = Header {
             abi_major: ABI_MAJOR,

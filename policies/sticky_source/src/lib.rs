@@ -9,7 +9,7 @@
 //!
 //! Invariant: the table has a fixed number of entries, in sets of eight. A pick examines one set,
 //! selected with the worker's seed so that clients cannot choose it. A full set evicts its longest
-//! idle client. The table holds `new - expired - released - evicted` clients.
+//! idle client.
 
 mod table;
 
@@ -97,6 +97,7 @@ impl Policy for StickySource {
     const TICK_MS: u32 = 1_000;
     const SAVES: bool = true;
     const COUNTERS: &'static [&'static str] = &["hits", "new", "expired", "released", "evicted"];
+    const GAUGES: &'static [&'static str] = &["clients"];
 
     fn new(config: Config, backends: &Backends<'_>) -> Result<Self, ConfigError> {
         check(&config)?;
@@ -197,7 +198,8 @@ impl Policy for StickySource {
             released,
             evicted,
         } = self.counts;
-        values.copy_from_slice(&[hits, new, expired, released, evicted]);
+        let clients = self.table.clients();
+        values.copy_from_slice(&[hits, new, expired, released, evicted, clients]);
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) const SET_ENTRIES: usize = 8;
 pub(crate) struct Table {
     sets: Box<[[Entry; SET_ENTRIES]]>,
     timeout_ms: u64,
+    /// The clients that have entries.
+    clients: u64,
     /// The set at which the next sweep starts.
     next: usize,
 }
@@ -60,6 +62,7 @@ impl Table {
         Self {
             sets: vec![[EMPTY; SET_ENTRIES]; clients_max.div_ceil(SET_ENTRIES)].into(),
             timeout_ms,
+            clients: 0,
             next: 0,
         }
     }
@@ -97,7 +100,13 @@ impl Table {
             last_ms: now_ms,
             backend: u32::try_from(backend).ok()?,
         };
+        self.clients += u64::from(lookup == Lookup::NewInFree);
         Some((lookup, backend))
+    }
+
+    /// Returns how many clients have entries.
+    pub(crate) const fn clients(&self) -> u64 {
+        self.clients
     }
 
     /// Appends the clients, as many as the host keeps: each with its last session's start and its backend's
@@ -125,6 +134,7 @@ impl Table {
             entry.backend = now.unwrap_or(FREE);
             released += u64::from(now.is_none());
         }
+        self.clients -= released;
         released
     }
 
@@ -140,6 +150,7 @@ impl Table {
             }
             self.next = (self.next + 1) % self.sets.len();
         }
+        self.clients -= expired;
         expired
     }
 }

@@ -17,9 +17,9 @@ fn clients(n: usize) -> Vec<TestFlow> {
     testing::flows(8).take(n).collect()
 }
 
-/// Returns the value of the counter of this name.
+/// Returns the value of the counter or gauge of this name.
 fn counter(driver: &Driver<StickySource>, name: &str) -> u64 {
-    let names = StickySource::COUNTERS.iter();
+    let names = StickySource::COUNTERS.iter().chain(StickySource::GAUGES);
     names
         .zip(driver.counters())
         .find(|(n, _)| **n == name)
@@ -47,6 +47,7 @@ fn clients_stay_unless_their_backend_goes() {
     assert_eq!(testing::counts(&last, 5)[3], 0);
     assert_eq!(counter(&driver, "released"), had);
     assert_eq!(counter(&driver, "new"), 1000 + had);
+    assert_eq!(counter(&driver, "clients"), 1000);
 }
 
 #[test]
@@ -122,10 +123,12 @@ fn ticks_free_expired_entries_in_bounded_steps() {
     driver.tick(1_000);
     let first = counter(&driver, "expired");
     assert!(first > 0 && first <= SWEEP_ENTRIES as u64, "{first}");
+    assert_eq!(counter(&driver, "clients"), new - first);
     for _ in 0..8 {
         driver.tick(1_000);
     }
     assert_eq!(counter(&driver, "expired"), new);
+    assert_eq!(counter(&driver, "clients"), 0);
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn addresses_of_one_prefix_are_one_client() {
 fn without_backends_no_client_is_stored() {
     let mut driver = driver("{}", &[0, 0]);
     assert_eq!(driver.pick_all(clients(2)), [Pick::Fallback; 2]);
-    assert_eq!(driver.counters(), [0; 5]);
+    assert_eq!(driver.counters(), [0; 6]);
 }
 
 #[test]

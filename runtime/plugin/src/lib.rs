@@ -49,6 +49,7 @@ pub use policy::call_times::CALL_TIME_UNIT_NS;
 pub use policy::host::{Host, HostEvent};
 pub use policy::hosted::{BackendInfo, ServiceBinding};
 pub use policy::instance::FaultReport;
+pub use policy::module_counters::ModuleValues;
 pub use policy::module_log::LogLine;
 pub use policy::saved_states::SavedState;
 pub use registry::canary::CanaryRules;

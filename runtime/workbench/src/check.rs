@@ -31,6 +31,8 @@ pub struct CheckReport {
     pub tick_ms: u32,
     /// The names of its own counters.
     pub counters: Vec<String>,
+    /// The names of its own gauges.
+    pub gauges: Vec<String>,
     /// An instance's memory before any service is set up, in bytes.
     pub memory_start_bytes: usize,
     /// The results by number of backends.
@@ -132,6 +134,7 @@ impl Workbench {
             payload: info.payload,
             tick_ms: info.tick_ms,
             counters: info.counters.clone(),
+            gauges: info.gauges.clone(),
             memory_start_bytes,
             sizes,
             warnings,

@@ -3,7 +3,6 @@
 //! Invariant: time passes only in [`TrialService::pass_ms`], so a run is reproducible; a fault of the
 //! instance is returned as a [`TrialFault`], with the module's text.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use waxwing_dataplane::{
 };
 use waxwing_packet::{Address, Protocol};
 use waxwing_plugin::trial::{LoadedPolicy, PolicyInstance};
-use waxwing_plugin::{BackendInfo, ModuleError, Refusal, ServiceBinding};
+use waxwing_plugin::{BackendInfo, ModuleError, ModuleValues, Refusal, ServiceBinding};
 use waxwing_sdk::hash;
 
 /// How sessions end, in turn.
@@ -175,8 +174,8 @@ impl TrialService {
         self.instance.memory_bytes()
     }
 
-    /// Drops the instance. Returns the values of the module's own counters.
-    pub(crate) fn into_counters(self) -> BTreeMap<String, u64> {
+    /// Returns the values of the module's own counters and gauges, and drops the instance.
+    pub(crate) fn into_counters(self) -> ModuleValues {
         self.instance.into_counters(&self.service.name)
     }
 

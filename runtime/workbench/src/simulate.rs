@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use waxwing_dataplane::{BATCH, BackendId, NewFlow, Pick};
-use waxwing_plugin::{BackendInfo, ModuleError};
+use waxwing_plugin::{BackendInfo, ModuleError, ModuleValues};
 
 use crate::error::WorkbenchError;
 use crate::flows::flows;
@@ -44,6 +44,8 @@ pub struct Simulation {
     pub fullest_over_share: f64,
     /// The module's own counters at the end.
     pub counters: BTreeMap<String, u64>,
+    /// Its gauges at the end.
+    pub gauges: BTreeMap<String, u64>,
     /// What the removal of a backend moved.
     pub removal: Option<Removal>,
 }
@@ -90,7 +92,7 @@ impl Workbench {
             return Err(WorkbenchError::NoSuchBackend { id, last });
         }
         let unavailable_before = self.policy.module().counters.unavailable_picks();
-        let (picks, counters) = self.run(plan, &all)?;
+        let (picks, ModuleValues { counters, gauges }) = self.run(plan, &all)?;
         let unavailable = self.policy.module().counters.unavailable_picks() - unavailable_before;
         let removal = plan.remove.map(|id| self.remove(plan, id, &all, &picks));
         let shares = shares(&all, &picks);
@@ -103,6 +105,7 @@ impl Workbench {
             unavailable,
             dropped: count(Picked::Dropped),
             counters,
+            gauges,
             removal: removal.transpose()?,
         })
     }
@@ -133,12 +136,12 @@ impl Workbench {
         })
     }
 
-    /// Returns every flow's pick, and the module's counters.
+    /// Returns every flow's pick, and the module's counters and gauges.
     fn run(
         &self,
         plan: &SimulationPlan,
         backends: &[BackendInfo],
-    ) -> Result<(Vec<Picked>, BTreeMap<String, u64>), ModuleError> {
+    ) -> Result<(Vec<Picked>, ModuleValues), ModuleError> {
         let service = service(0, &plan.config, backends.to_vec());
         let mut trial = TrialService::start(&self.policy, service, plan.seed)?;
         let mut picked = Vec::with_capacity(plan.flows);

@@ -27,7 +27,7 @@ pub const ABI_VERSION: &str = "1.1";
 pub const BATCH_MAX: usize = 64;
 /// Most bytes of a flow's first payload that a module may ask for.
 pub const PAYLOAD_MAX: usize = 128;
-/// Most counters that a module may export.
+/// Most counters and gauges that a module may export.
 pub const COUNTERS_MAX: usize = 16;
 /// Longest name of a counter, in bytes.
 pub const COUNTER_NAME_MAX: usize = 32;

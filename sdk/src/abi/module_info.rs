@@ -63,6 +63,8 @@ pub struct ModuleInfo {
     pub tick_ms: u32,
     /// `counters`: the names of the module's counters.
     pub counters: Vec<String>,
+    /// `gauges`: the names of the module's gauges.
+    pub gauges: Vec<String>,
     /// `keep`: the serving instance continues when backends change, after a call of
     /// `waxwing_backends_changed`.
     pub keep: bool,
@@ -124,6 +126,10 @@ impl ModuleInfo {
         };
         let (abi_major, abi_minor) = parse_abi(required("abi", "`abi=1.1`")?)?;
         let of_policy = |key: &str| value(key).filter(|_| kind == Kind::Policy);
+        // Not keys of ABI 1.0, and so ignored there.
+        let of_abi_1_1 = |key: &str| of_policy(key).filter(|_| abi_minor > 0);
+        let counters = parse_names("counters", of_policy("counters").unwrap_or_default(), &[])?;
+        let gauges = of_abi_1_1("gauges").unwrap_or_default();
         Ok(Self {
             kind,
             abi_major,
@@ -133,14 +139,11 @@ impl ModuleInfo {
             sdk: value("sdk").unwrap_or_default().to_string(),
             payload: parse_payload(of_policy("payload").unwrap_or("0"))?,
             tick_ms: parse_tick(of_policy("tick").unwrap_or("0"))?,
-            counters: parse_counters(of_policy("counters").unwrap_or_default())?,
+            gauges: parse_names("gauges", gauges, &counters)?,
+            counters,
             keep: parse_flag("keep", of_policy("keep").unwrap_or("0"))?,
-            shared: match abi_minor {
-                // Not a key of ABI 1.0, and so ignored.
-                0 => 0,
-                _ => parse_shared(of_policy("shared").unwrap_or("0"))?,
-            },
-            saves: abi_minor > 0 && parse_flag("saves", of_policy("saves").unwrap_or("0"))?,
+            shared: parse_shared(of_abi_1_1("shared").unwrap_or("0"))?,
+            saves: parse_flag("saves", of_abi_1_1("saves").unwrap_or("0"))?,
         })
     }
 
@@ -157,6 +160,7 @@ impl ModuleInfo {
             payload,
             tick_ms,
             counters,
+            gauges,
             keep,
             shared,
             saves,
@@ -166,6 +170,10 @@ impl ModuleInfo {
             kind.as_str()
         );
         let (counters, keep) = (counters.join(","), u8::from(*keep));
+        let gauges = match &gauges[..] {
+            [] => String::new(),
+            names => format!("gauges={}\n", names.join(",")),
+        };
         let shared = match shared {
             0 => String::new(),
             cells => format!("shared={cells}\n"),
@@ -173,7 +181,8 @@ impl ModuleInfo {
         let saves = if *saves { "saves=1\n" } else { "" };
         match kind {
             Kind::Policy => format!(
-                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n{shared}{saves}"
+                "{common}payload={payload}\ntick={tick_ms}\ncounters={counters}\nkeep={keep}\n\
+                 {gauges}{shared}{saves}"
             ),
             Kind::Health => common,
         }
@@ -219,21 +228,20 @@ fn parse_tick(value: &str) -> Result<u32, SectionError> {
         })
 }
 
-fn parse_counters(value: &str) -> Result<Vec<String>, SectionError> {
-    let names: Vec<String> = value
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(ToString::to_string)
-        .collect();
-    let all_differ = (1..names.len()).all(|at| !names[..at].contains(&names[at]));
-    if names.len() <= COUNTERS_MAX && all_differ && names.iter().all(|name| is_counter_name(name)) {
-        Ok(names)
-    } else {
-        Err(SectionError(format!(
-            "counters={value}; expected at most {COUNTERS_MAX} different names of at most \
-             {COUNTER_NAME_MAX} of a-z, 0-9 and `_`, separated by commas"
-        )))
+/// Parses names of a kind of numbers, beside those of another kind.
+fn parse_names(key: &str, value: &str, others: &[String]) -> Result<Vec<String>, SectionError> {
+    let names = value.split(',').filter(|name| !name.is_empty());
+    let names: Vec<String> = names.map(ToString::to_string).collect();
+    let is_new = |at: usize| !names[..at].contains(&names[at]) && !others.contains(&names[at]);
+    let all_differ = (0..names.len()).all(is_new);
+    let count = others.len() + names.len();
+    if count <= COUNTERS_MAX && all_differ && names.iter().all(|name| is_counter_name(name)) {
+        return Ok(names);
     }
+    Err(SectionError(format!(
+        "{key}={value}; expected at most {COUNTERS_MAX} counters and gauges, with different names of at most \
+         {COUNTER_NAME_MAX} of a-z, 0-9 and `_`, separated by commas"
+    )))
 }
 
 fn parse_flag(key: &str, value: &str) -> Result<bool, SectionError> {
@@ -253,7 +261,7 @@ fn parse_shared(value: &str) -> Result<usize, SectionError> {
     })
 }
 
-/// Returns whether a counter may have this name: 1 to [`COUNTER_NAME_MAX`] of `a-z`, `0-9` and `_`.
+/// Returns whether a counter or gauge may have this name: 1 to [`COUNTER_NAME_MAX`] of `a-z`, `0-9` and `_`.
 #[must_use]
 pub const fn is_counter_name(name: &str) -> bool {
     let bytes = name.as_bytes();

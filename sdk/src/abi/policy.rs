@@ -55,9 +55,9 @@ record! {
         /// Room for closed records: at least [`BATCH_MAX`](super::BATCH_MAX), or 0 if the host is not to
         /// call `waxwing_closed`.
         72 => closed_capacity: u32,
-        /// Address of the module's counters, one `u64` each; 0 if it has none.
+        /// Address of the module's counters, then its gauges, one `u64` each; 0 if it has none.
         76 => counters_address: u32,
-        /// Number of counters: as many as the section's `counters` names.
+        /// Number of counters and gauges: as many as the section's `counters` and `gauges` name.
         80 => counters_count: u32,
         /// Since 1.1: address of the [`LiveRecord`]s, as many as backend records; 0 for none.
         84 => live_address: u32,

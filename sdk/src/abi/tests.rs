@@ -16,6 +16,7 @@ fn info() -> ModuleInfo {
         payload: 24,
         tick_ms: 250,
         counters: vec!["spilled".to_string(), "kept_2".to_string()],
+        gauges: vec!["clients".to_string()],
         keep: true,
         shared: 16,
         saves: true,
@@ -68,7 +69,7 @@ fn a_section_round_trips_through_text() {
 
 #[test]
 fn parse_errors_say_what_is_expected() {
-    let cases: [(&[u8], &str); 14] = [
+    let cases: [(&[u8], &str); 15] = [
         (b"", "no line `kind="),
         (b"kind=\x1b[2J\n", "control character '\\u{1b}'"),
         (b"kind=policy\r\n", "control character '\\r'"),
@@ -92,6 +93,10 @@ fn parse_errors_say_what_is_expected() {
             "different names",
         ),
         (b"kind=policy\nabi=1.0\nname=x\ncounters=A\n", "of a-z"),
+        (
+            b"kind=policy\nabi=1.1\nname=x\ncounters=a\ngauges=a\n",
+            "gauges=a; expected at most 16",
+        ),
         (b"kind=policy\nabi=1.0\nname=x\nkeep=2\n", "expected 0 or 1"),
         (
             b"kind=policy\nabi=1.1\nname=x\nshared=65537\n",

@@ -277,7 +277,8 @@ impl<P: Policy> Driver<P> {
         take(&mut live.closing, &mut live.closing_here);
     }
 
-    /// Returns the policy's counters, in the order of [`Policy::COUNTERS`].
+    /// Returns the policy's counters, then its gauges, in the order of [`Policy::COUNTERS`] and
+    /// [`Policy::GAUGES`].
     #[must_use]
     pub const fn counters(&self) -> &[u64] {
         &self.service.counters

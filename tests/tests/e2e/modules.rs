@@ -431,6 +431,7 @@ fn a_policy_sees_latency_rates_and_failures() -> Result<()> {
     let service = &status.0["services"][0];
     let hits = service["counters"]["hits"].as_u64().unwrap_or(0);
     ensure!(hits + 1 == tally.answers(), "{hits} hits: {status}");
+    ensure!(service["gauges"]["clients"] == 1, "clients: {status}");
     let busy = (0..3).map(|at| &service["backends"][at]);
     let busy = busy.max_by_key(|backend| backend["sessions"].as_u64());
     let busy = busy.context("no backend")?;

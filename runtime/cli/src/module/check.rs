@@ -190,6 +190,7 @@ impl Display for Requests<'_> {
             payload,
             tick_ms,
             counters,
+            gauges,
             ..
         } = self.0;
         match payload {
@@ -200,7 +201,11 @@ impl Display for Requests<'_> {
             0 => f.write_str("; no tick")?,
             every => write!(f, "; a tick every {every} ms")?,
         }
-        write!(f, "; counters: {}", List(counters))
+        write!(f, "; counters: {}", List(counters))?;
+        if gauges.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; gauges: {}", List(gauges))
     }
 }
 

@@ -83,6 +83,7 @@ fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> 
         dropped,
         fullest_over_share,
         counters,
+        gauges,
         removal,
     } = simulation;
     writeln!(out, "flows       {flows}\nbackends    {}\n", shares.len())?;
@@ -107,6 +108,9 @@ fn write_simulation(out: &mut String, simulation: &Simulation, width: usize) -> 
     }
     for (name, value) in counters {
         writeln!(out, "counter     {name} = {value}")?;
+    }
+    for (name, value) in gauges {
+        writeln!(out, "gauge       {name} = {value}")?;
     }
     removal.map_or(Ok(()), |removal| write_removal(out, removal))
 }

@@ -19,6 +19,9 @@ pub(super) fn write_service(out: &mut String, service: &ServiceStatus) -> fmt::R
     for (name, count) in &service.counters {
         writeln!(out, "  counter {name} = {count}")?;
     }
+    for (name, value) in &service.gauges {
+        writeln!(out, "  gauge {name} = {value}")?;
+    }
     write!(out, "{}", table(&service.backends).indented())
 }
 

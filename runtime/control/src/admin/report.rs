@@ -12,8 +12,8 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, Service, Snapshot, SourceId};
 use waxwing_packet::Address;
-use waxwing_plugin::Host;
 use waxwing_plugin::checks::CheckHost;
+use waxwing_plugin::{Host, ModuleValues};
 
 use crate::admin::filter::{NoSuchService, ServiceFilter};
 use crate::admin::flood::FloodWatch;
@@ -200,6 +200,10 @@ impl Reporter {
                     })
                 })
                 .collect();
+            let own = counters
+                .get(&*entry.policy.value)
+                .and_then(|of_module| of_module.get(&service.name));
+            let ModuleValues { counters, gauges } = own.cloned().unwrap_or_default();
             ServiceStatus {
                 name: service.name.to_string(),
                 vip: service.vip.to_string(),
@@ -216,11 +220,8 @@ impl Reporter {
                 active: sum(&backends, |backend| backend.active),
                 half_open: sum(&backends, |backend| backend.half_open),
                 closing: sum(&backends, |backend| backend.closing),
-                counters: counters
-                    .get(&*entry.policy.value)
-                    .and_then(|of_module| of_module.get(&service.name))
-                    .cloned()
-                    .unwrap_or_default(),
+                counters,
+                gauges,
                 backends,
             }
         };

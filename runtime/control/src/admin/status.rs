@@ -286,6 +286,9 @@ pub struct ServiceStatus {
     pub closing: u64,
     /// The module's own counters, over all workers and builds.
     pub counters: BTreeMap<String, u64>,
+    /// The module's own gauges, over the workers' instances that serve.
+    #[serde(default)]
+    pub gauges: BTreeMap<String, u64>,
     /// In the config's order.
     pub backends: Vec<BackendStatus>,
 }

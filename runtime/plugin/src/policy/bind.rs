@@ -218,7 +218,7 @@ impl ServiceSetup<'_> {
         let required = RequiredSizes {
             backends: self.service.backends.len(),
             payload: self.module.payload_len(),
-            counters: info.counters.len(),
+            counters: info.counters.len() + info.gauges.len(),
             has_live: info.abi_minor >= 1,
             shared: info.shared,
         };
@@ -282,7 +282,7 @@ impl ServiceSetup<'_> {
             },
             refreshed_ms: u64::MAX,
             ticked_ms: 0,
-            counters: CounterPublisher::new(&owner.counters, &service.name, &info.counters),
+            counters: CounterPublisher::new(&owner.counters, &service.name, info),
             outcomes: owner.outcomes.counter(&service.name, owner.worker),
         }
     }

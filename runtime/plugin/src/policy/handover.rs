@@ -52,9 +52,7 @@ impl WasmPolicy {
             }
         }
         // Publish the old instance's counts here: from now on this instance publishes them.
-        for hosted in &mut old.hosted {
-            hosted.counters.publish(old.guest.memory(), &hosted.regions);
-        }
+        old.publish_counters();
         mem::swap(&mut self.guest, &mut old.guest);
         mem::swap(&mut self.functions, &mut old.functions);
         for (new, at) in self.hosted.iter_mut().zip(places) {

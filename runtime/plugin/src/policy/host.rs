@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here runs on the control side; a worker gets only finished instances.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use crate::policy::builds_in_use::{BoundModule, BuildsInUse};
 use crate::policy::call_times::CallTimes;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, FaultSink};
-use crate::policy::module_counters::ModuleCounters;
+use crate::policy::module_counters::{ModuleCounters, ModuleValues};
 use crate::policy::module_log::ModuleLog;
 use crate::policy::outcomes::ModuleOutcomes;
 use crate::policy::recent_flows::RecentFlows;
@@ -440,15 +440,14 @@ impl Host {
         watcher.map_or_else(Vec::new, Watcher::problems)
     }
 
-    /// Returns the values of a module's own counters by service, summed over all workers and builds
-    /// since the start.
+    /// Returns the values of a module's own counters and gauges by service.
     #[must_use]
-    pub fn counters(&self, module: &str) -> HashMap<Arc<str>, BTreeMap<String, u64>> {
+    pub fn counters(&self, module: &str) -> HashMap<Arc<str>, ModuleValues> {
         let history = lock(&self.histories).get(module).cloned();
         let (Some(history), Some(current)) = (history, self.library.current(module)) else {
             return HashMap::new();
         };
-        history.counters.values(&current.info.counters)
+        history.counters.values(&current.info)
     }
 
     /// Returns how long a module's calls took, over all workers and builds since the start, in

@@ -190,15 +190,22 @@ impl Drop for WasmPolicy {
     /// Publishes the last counts and lines. Instances are dropped outside the hot path.
     fn drop(&mut self) {
         self.collect_log();
+        self.publish_counters();
         for hosted in &mut self.hosted {
-            let memory = self.guest.memory();
-            hosted.counters.publish(memory, &hosted.regions);
-            hosted.shared.add_up(memory, &hosted.regions);
+            hosted.shared.add_up(self.guest.memory(), &hosted.regions);
         }
     }
 }
 
 impl WasmPolicy {
+    pub(crate) fn publish_counters(&mut self) {
+        for hosted in &mut self.hosted {
+            hosted
+                .counters
+                .publish(self.guest.memory(), &hosted.regions);
+        }
+    }
+
     /// Returns a service's index in `hosted`; `None` if the instance is disabled or does not serve
     /// it.
     #[inline]

@@ -13,7 +13,7 @@ use waxwing_sdk::abi::{
 pub(crate) const COUNTER_SIZE: usize = 8;
 
 /// Checked addresses in guest memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Regions {
     /// The header's address, which is the service's handle.
     pub(crate) header: i32,
@@ -42,7 +42,7 @@ pub(crate) struct RequiredSizes {
     pub(crate) backends: usize,
     /// The payload bytes that the module's section requests.
     pub(crate) payload: usize,
-    /// The number of counters in the module's section.
+    /// The number of counters and gauges in the module's section.
     pub(crate) counters: usize,
     /// Whether the module's ABI has live records (1.1). In a header of 1.0 that field is reserved.
     pub(crate) has_live: bool,

@@ -1,6 +1,5 @@
 //! A policy's file, and instances of it outside of a balancer.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::policy::bind::{InstanceOwner, bind};
 use crate::policy::guest::PolicyGuest;
 use crate::policy::hosted::ServiceBinding;
 use crate::policy::instance::{FaultReport, WasmPolicy};
-use crate::policy::module_counters::ModuleCounters;
+use crate::policy::module_counters::{ModuleCounters, ModuleValues};
 use crate::policy::recent_flows::RecentFlows;
 use crate::policy::vetting::vet;
 
@@ -187,16 +186,11 @@ impl PolicyInstance {
         self.policy.guest.memory().len()
     }
 
-    /// Drops the instance. Returns the values of the module's own counters for a service.
+    /// Returns the values of the module's own counters and gauges for a service, and drops the instance.
     #[must_use]
-    pub fn into_counters(self, service: &str) -> BTreeMap<String, u64> {
-        let Self {
-            policy, counters, ..
-        } = self;
-        let names = policy.module.info.counters.clone();
-        // Dropping the instance publishes the last counts.
-        drop(policy);
-        let mut counters = counters.values(&names);
-        counters.remove(service).unwrap_or_default()
+    pub fn into_counters(mut self, service: &str) -> ModuleValues {
+        self.policy.publish_counters();
+        let mut values = self.counters.values(&self.policy.module.info);
+        values.remove(service).unwrap_or_default()
     }
 }

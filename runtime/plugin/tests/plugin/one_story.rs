@@ -298,7 +298,7 @@ impl Balancer {
 
     fn counters(&self) -> [u64; 16] {
         let values = self.host.counters("recorder");
-        COUNTERS.map(|name| values["web"][name])
+        COUNTERS.map(|name| values["web"].counters[name])
     }
 }
 

@@ -342,7 +342,7 @@ impl<P: Policy> Simulator<P> {
         self.unserved
     }
 
-    /// Returns the policy's counters.
+    /// Returns the policy's counters, then its gauges.
     #[must_use]
     pub const fn counters(&self) -> &[u64] {
         self.driver.counters()

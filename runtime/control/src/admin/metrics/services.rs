@@ -148,7 +148,7 @@ pub(super) fn write(
             family.sample_by(&row.counted.labels, ("reason", reason.label()), count)?;
         }
     }
-    module_counters(reporter, view, filter, page)?;
+    module_values(reporter, view, filter, page)?;
     let backends = backend_rows(reporter, view, filter);
     let counted: Vec<&Counted> = backends.iter().map(|row| &row.counted).collect();
     write_counted("backend", &counted, page)?;
@@ -252,34 +252,44 @@ fn write_backends(reporter: &Reporter, rows: &[BackendRow], page: &mut Page<'_>)
     Ok(())
 }
 
-/// Writes the counters that policies define for themselves.
-fn module_counters(
+/// Writes the counters and gauges that policies define for themselves.
+fn module_values(
     reporter: &Reporter,
     view: &View,
     filter: &ServiceFilter,
     page: &mut Page<'_>,
 ) -> io::Result<()> {
+    let mut values = Vec::new();
+    for policy in view.config.policies() {
+        let mut by_service: Vec<_> = reporter.policy_host.counters(&policy).into_iter().collect();
+        by_service.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        // A service may have had another policy, and have gone.
+        by_service.retain(|(service, _)| {
+            let mut services = view.config.services.iter();
+            filter.passes(service)
+                && services.any(|it| it.name.value == *service && it.policy.value == policy)
+        });
+        values.extend(by_service.into_iter().map(|it| (policy.clone(), it)));
+    }
+    let labels = |service, module, kind, name| {
+        Labels::new([("service", service), ("module", module), (kind, name)])
+    };
     let mut family = page.counter(
         "waxwing_module_counter_total",
         "The policies' own counters, over all workers and builds.",
     )?;
-    for policy in view.config.policies() {
-        let mut by_service: Vec<_> = reporter.policy_host.counters(&policy).into_iter().collect();
-        by_service.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (service, counters) in by_service {
-            // A service may have had another policy, and have gone.
-            let mut services = view.config.services.iter();
-            let uses = |it: &config::Service| {
-                it.name.value == service && it.policy.value == policy && filter.passes(&service)
-            };
-            if !services.any(uses) {
-                continue;
-            }
-            for (counter, count) in counters {
-                let of = [("service", &*service), ("module", &*policy)];
-                let labels = of.into_iter().chain([("counter", &*counter)]);
-                family.sample(&Labels::new(labels), count)?;
-            }
+    for (module, (service, own)) in &values {
+        for (name, count) in &own.counters {
+            family.sample(&labels(&**service, &**module, "counter", &**name), *count)?;
+        }
+    }
+    let mut family = page.gauge(
+        "waxwing_module_gauge",
+        "The policies' own gauges, over the workers' instances that serve.",
+    )?;
+    for (module, (service, own)) in &values {
+        for (name, value) in &own.gauges {
+            family.sample(&labels(&**service, &**module, "gauge", &**name), *value)?;
         }
     }
     Ok(())
