@@ -8,6 +8,7 @@ mod balancer;
 mod guests;
 mod packets;
 mod sections;
+mod upgrades;
 
 use std::process::ExitCode;
 
@@ -99,6 +100,7 @@ const PARTS: &[(&str, Part)] = &[
     ("guests", guests::guests),
     ("memory", balancer::memory),
     ("start", balancer::start),
+    ("upgrades", upgrades::upgrades),
     ("reload", balancer::reload),
     ("reloads", packets::reloads),
 ];

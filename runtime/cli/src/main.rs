@@ -11,6 +11,7 @@ mod capture;
 mod event_layer;
 mod explain;
 mod folders;
+mod kept_ports;
 mod list;
 mod log;
 mod module;

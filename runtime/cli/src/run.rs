@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit};
 use tokio::runtime::Runtime;
 use waxwing_control::admin::metrics_listener::MetricsListener;
+use waxwing_control::admin::ports::GivenPorts;
 use waxwing_control::config::{Config, Poll, ZeroCopy};
 use waxwing_control::publish::modules::{ModuleOptions, Shipped};
 use waxwing_control::publish::preflight;
@@ -32,12 +34,13 @@ use waxwing_xdp::{Options, PollMode, PortOptions, WorkerSockets};
 
 use crate::attached::{SharedAttached, log_port};
 use crate::folders::{cache_folder, state_folder};
+use crate::kept_ports::Unusable;
 use crate::log::Log;
 use crate::priority::lower_priority;
 use crate::query::print;
-use crate::service_manager::ServiceManager;
+use crate::service_manager::{Kept, ServiceManager};
 use crate::workers::{Launch, WorkerThreads};
-use crate::{calls, privileges, shipped, upgrade};
+use crate::{calls, kept_ports, privileges, service_manager, shipped, upgrade};
 
 /// The threads for work that blocks: a change of the control loop, a compilation, the sessions of a gateway
 /// that moved, and one to spare.
@@ -109,6 +112,8 @@ pub(crate) enum Start {
 
 /// `waxwing run` and `waxwing upgrade`. Calls `ready` once when traffic flows.
 pub(crate) fn run(path: &Path, user: Option<&str>, start: Start, ready: impl FnOnce()) -> ExitCode {
+    // First of all: they must be neither a child's nor another's by their numbers.
+    let kept = service_manager::kept();
     let (log, compiling, metrics) = match prepare(path, user, start) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -116,7 +121,7 @@ pub(crate) fn run(path: &Path, user: Option<&str>, start: Start, ready: impl FnO
             return ExitCode::FAILURE;
         }
     };
-    let outcome = serve(path, &log, compiling, (metrics, start), ready);
+    let outcome = serve((path, kept), &log, compiling, (metrics, start), ready);
     if let Err(error) = &outcome {
         log.put(&format!("{error:#}\n"));
     }
@@ -150,7 +155,7 @@ fn prepare(
 
 /// Balances until a signal, or until something that the program needs has failed.
 fn serve(
-    path: &Path,
+    (path, mut kept): (&Path, Vec<Kept>),
     log: &Log,
     compiling: CompileService,
     (mut metrics, start): (Option<MetricsListener>, Start),
@@ -170,7 +175,12 @@ fn serve(
         start_within: Some(COMPILE_AT_START_MAX),
         ..modules(compiling)
     };
-    let parts = (&modules, &mut metrics, &manager);
+    let parts = Parts {
+        modules: &modules,
+        metrics: &mut metrics,
+        manager: &manager,
+        kept: &mut kept,
+    };
     let begun = runtime.block_on(async {
         tokio::select! {
             begun = begin_or_follow(path, log, parts, (start, started)) => begun.map(Some),
@@ -199,7 +209,12 @@ fn serve(
     let successor = (outcome.as_ref().ok()).and_then(|stopped| stopped.successor.as_ref());
     match successor {
         Some(successor) => manager.succeeded_by(successor.pid),
-        None => manager.stopping(),
+        None => {
+            manager.stopping();
+            if let Err(error) = kept_ports::keep(&attached, &manager) {
+                tracing::warn!("the service manager does not keep the ports: {error}");
+            }
+        }
     }
     let ended = workers.join();
     if let Ok(stopped) = &outcome
@@ -211,39 +226,45 @@ fn serve(
     ended.and(outcome.map(drop))
 }
 
-/// What a start works with: modules, the port of metrics, the service manager.
-type Parts<'a> = (
-    &'a ModuleOptions,
-    &'a mut Option<MetricsListener>,
-    &'a Arc<ServiceManager>,
-);
+/// What a start works with.
+struct Parts<'a> {
+    modules: &'a ModuleOptions,
+    metrics: &'a mut Option<MetricsListener>,
+    manager: &'a Arc<ServiceManager>,
+    /// What the service manager has kept of an earlier process of the service.
+    kept: &'a mut Vec<Kept>,
+}
 
-/// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place.
+/// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place; likewise
+/// if what the service manager has kept cannot be used.
 async fn begin_or_follow(
     path: &Path,
     log: &Log,
-    (modules, metrics, manager): Parts<'_>,
+    mut parts: Parts<'_>,
     (start, started): (Start, Instant),
 ) -> Result<(Control, WorkerThreads, SharedAttached)> {
-    let parts = (modules, &mut *metrics, manager);
-    match begin(path, log, parts, (start, started)).await {
-        Err(error) if matches!(error.downcast_ref(), Some(UpgradeError::Io(_))) => {
+    match begin(path, log, &mut parts, (start, started)).await {
+        Err(error) if error.is::<Unusable>() || is_broken_off(&error) => {
             tracing::warn!("{error:#}; starts in its place");
-            let parts = (modules, metrics, manager);
-            begin(path, log, parts, (Start::Fresh, started)).await
+            begin(path, log, &mut parts, (Start::Fresh, started)).await
         }
         begun => begun,
     }
+}
+
+fn is_broken_off(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(UpgradeError::Io(_)))
 }
 
 /// Checks the config, attaches to its ports or takes them over, and starts the workers.
 async fn begin(
     path: &Path,
     log: &Log,
-    (modules, metrics, manager): Parts<'_>,
+    parts: &mut Parts<'_>,
     (start, started): (Start, Instant),
 ) -> Result<(Control, WorkerThreads, SharedAttached)> {
-    let checked = preflight::load(path, modules.clone()).await?;
+    let manager = parts.manager;
+    let checked = preflight::load(path, parts.modules.clone()).await?;
     for warning in &checked.warnings {
         tracing::warn!("{warning}");
     }
@@ -252,10 +273,17 @@ async fn begin(
     let (ports, options) = (ports(config), options(config));
     let (attached, sockets, kept) = match start {
         Start::Fresh => {
-            let (attached, sockets) = waxwing_xdp::attach(&ports, &options)?;
-            attached.reports().iter().for_each(log_port);
-            let kept = KeptState::read(config, state_folder());
-            (attached, Sockets::Own(sockets), kept)
+            let kept_ports = mem::take(parts.kept);
+            let (attached, sockets) =
+                match kept_ports::take(kept_ports, (&ports, &options), manager)? {
+                    Some((attached, given)) => (attached, Sockets::Kept(given)),
+                    None => {
+                        let (attached, sockets) = waxwing_xdp::attach(&ports, &options)?;
+                        attached.reports().iter().for_each(log_port);
+                        (attached, Sockets::Own(sockets))
+                    }
+                };
+            (attached, sockets, KeptState::read(config, state_folder()))
         }
         Start::Upgrade => {
             let attached = waxwing_xdp::prepare(&ports, &options)?;
@@ -286,7 +314,7 @@ async fn begin(
         ports: Box::new(attached.clone()),
         log: log.state(),
         on_reload: Box::new(move |step| reloads.reload(step)),
-        metrics: metrics.take(),
+        metrics: parts.metrics.take(),
         started,
         clock_zero: zero,
         kept,
@@ -298,6 +326,12 @@ async fn begin(
     attached.set_workers(workers.gate());
     match sockets {
         Sockets::Own(sockets) => workers.gate().open(Some(sockets)),
+        Sockets::Kept(given) => {
+            control.steer().await?;
+            let ports = (&attached, &options);
+            let taken = upgrade::take_kept(given, ports, &workers.gate());
+            taken.context(Unusable)?;
+        }
         Sockets::Of(running) => {
             control.steer().await?;
             let ports = (&attached, &options);
@@ -311,6 +345,8 @@ async fn begin(
 /// Where the workers' sockets come from.
 enum Sockets {
     Own(Vec<WorkerSockets>),
+    /// With the service manager, since the stop.
+    Kept(GivenPorts),
     Of(Predecessor),
 }
 

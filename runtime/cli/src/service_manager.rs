@@ -11,19 +11,30 @@
 use std::convert::Infallible;
 use std::env;
 use std::future::pending;
-use std::io;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use waxwing_control::publish::reloads::Reload;
 
 /// How long a datagram may wait for the service manager to read those before it.
 const SEND_MAX: Duration = Duration::from_secs(1);
+
+/// How long it may take to read what it was sent.
+const READ_MAX: Duration = Duration::from_secs(5);
+
+/// How the names of the descriptors begin that it keeps; their numbers follow.
+const KEPT: &str = "waxwing-";
 
 /// How often the watchdog is fed within its time: a worker that is late once does not matter.
 const FED_WITHIN: u32 = 4;
@@ -36,7 +47,7 @@ pub(crate) struct ServiceManager(OnceLock<Channel>);
 struct Channel {
     socket: UnixDatagram,
     /// Its socket, by address: it may be made again while this process lives.
-    address: SocketAddr,
+    address: SocketAddrUnix,
     contact: Contact,
 }
 
@@ -150,16 +161,84 @@ impl ServiceManager {
     }
 
     fn send(&self, text: &str) {
+        if let Err(error) = self.post(text, &[]) {
+            tracing::warn!("the service manager cannot be told {text:?}: {error}");
+        }
+    }
+
+    /// Has it keep descriptors until the service starts again, and waits until it has them. One without a
+    /// store for this service closes them; so do all when the service stays stopped.
+    ///
+    /// # Errors
+    /// It does not read its socket, or the kernel gives no pipe.
+    pub(crate) fn keep(&self, descriptors: &[OwnedFd]) -> io::Result<()> {
+        for (number, descriptor) in descriptors.iter().enumerate() {
+            // Without `FDPOLL=0` it drops a socket that reports an error.
+            let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={KEPT}{number}");
+            self.post(&text, &[descriptor.as_fd()])?;
+        }
+        self.wait_read()
+    }
+
+    /// Has it close what [`ServiceManager::keep`] of an earlier process gave it by these numbers, and waits
+    /// until it has.
+    ///
+    /// # Errors
+    /// As [`ServiceManager::keep`].
+    pub(crate) fn forget(&self, numbers: impl Iterator<Item = usize>) -> io::Result<()> {
+        for number in numbers {
+            self.post(&format!("FDSTOREREMOVE=1\nFDNAME={KEPT}{number}"), &[])?;
+        }
+        self.wait_read()
+    }
+
+    /// Waits until the service manager has read all that it was sent.
+    fn wait_read(&self) -> io::Result<()> {
+        let (ours, its) = io::pipe()?;
+        self.post("BARRIER=1", &[its.as_fd()])?;
+        drop(its);
+        let timeout = Timespec::try_from(READ_MAX).ok();
+        match poll(&mut [PollFd::new(&ours, PollFlags::IN)], timeout.as_ref())? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn post(&self, text: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let Some(Channel {
             socket, address, ..
         }) = self.0.get()
         else {
-            return;
+            return Ok(());
         };
-        if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
-            tracing::warn!("the service manager cannot be told {text:?}: {error}");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            rights.push(SendAncillaryMessage::ScmRights(descriptors));
         }
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg_addr(socket, address, &text, &mut rights, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
+}
+
+/// A descriptor with its place among those that [`ServiceManager::keep`] was given.
+pub(crate) type Kept = (usize, OwnedFd);
+
+/// Returns what the service manager has kept of an earlier process of the service, in its order. Call it first
+/// of all.
+pub(crate) fn kept() -> Vec<Kept> {
+    let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
+    let own = number("LISTEN_PID") == Some(std::process::id());
+    let count = number("LISTEN_FDS").and_then(|count| u16::try_from(count).ok());
+    let descriptors = waxwing_xdp::inherited_descriptors(count.filter(|_| own).unwrap_or(0));
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let named = names.split(':').zip(descriptors.into_iter().flatten());
+    let mut kept: Vec<Kept> = named
+        .filter_map(|(name, it)| Some((name.strip_prefix(KEPT)?.parse().ok()?, it)))
+        .collect();
+    kept.sort_by_key(|(number, _)| *number);
+    kept
 }
 
 impl Channel {
@@ -167,8 +246,8 @@ impl Channel {
         let name = &contact.socket;
         let connect = || -> io::Result<_> {
             let address = match name.as_bytes() {
-                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-                _ => SocketAddr::from_pathname(name)?,
+                [b'@', name @ ..] => SocketAddrUnix::new_abstract_name(name)?,
+                _ => SocketAddrUnix::new(name.as_str())?,
             };
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(SEND_MAX))?;
@@ -200,6 +279,8 @@ fn first_error(problems: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::thread;
 

@@ -181,6 +181,29 @@ fn taken(given: GivenPorts, options: &Options) -> io::Result<Taken> {
     })
 }
 
+/// Goes on with what the service manager has kept since the process before this one has stopped.
+pub(crate) fn take_kept(
+    given: GivenPorts,
+    (attached, options): (&SharedAttached, &Options),
+    workers: &Gate,
+) -> Result<()> {
+    let Taken {
+        workers: given,
+        links,
+        stopped_us,
+        ..
+    } = taken(given, options)?;
+    let umem = given.first().map(|worker| Arc::clone(&worker.umem));
+    workers.open(Some(attached.take(given)?));
+    let silent_us = monotonic_us().saturating_sub(stopped_us);
+    attached.take_links(links)?;
+    tracing::info!(
+        "goes on with the ports that the service manager has kept, after {silent_us} us"
+    );
+    let _ = umem.map(|umem| umem.populate());
+    Ok(())
+}
+
 /// Takes over from the running process. No packet is served from here until the workers have their sockets.
 pub(crate) fn take_over(
     running: &Predecessor,
@@ -213,9 +236,7 @@ pub(crate) fn take_over(
     attached.take_links(links)?;
     // It works without, but each frame costs a page fault once.
     let _ = umem.map(|umem| umem.populate());
-    if let Err(error) = running.serves() {
-        tracing::warn!("{error}; this process serves");
-    }
+    running.serves()?;
     if let Some(Err(error)) = contact.map(|contact| manager.connect(contact)) {
         tracing::warn!("{error:#}");
     }

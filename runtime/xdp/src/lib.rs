@@ -87,6 +87,6 @@ pub use io::{FrameAccount, WorkerSockets, XdpIo};
 pub use options::{Buffers, Options, PollMode, PortOptions, ZeroCopy};
 pub use program::{AttachMode, Class, MacFilter, Offloads, Program};
 pub use rings::BoundSocket;
-pub use sys::{Statistics, allowed_cpus, pin_current_thread};
+pub use sys::{Statistics, allowed_cpus, inherited_descriptors, pin_current_thread};
 pub use tap::TapQueue;
 pub use umem::Umem;

@@ -6,6 +6,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::ring::SocketOffsets;
@@ -35,6 +36,27 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 )]
 const fn len_of<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
+}
+
+/// Takes over the descriptors that a service manager has started this process with, from number 3 on
+/// (sd_listen_fds(3)). No program that this process runs gets them. Call it before any other descriptor is
+/// opened; the second call returns none.
+///
+/// # Errors
+/// `EBADF`: one of them is not open.
+pub fn inherited_descriptors(count: u16) -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let take = |number: RawFd| {
+        // SAFETY: the call has no pointers.
+        check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+        // SAFETY: it is open, and the service manager has passed it for this program to own. No other value
+        // owns it: this is done once, and before this process opens any.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    (3..3 + RawFd::from(count)).map(take).collect()
 }
 
 /// Pins the calling thread to one CPU.

@@ -1,4 +1,4 @@
-//! What policies remember goes on over new builds, changed configs and restarts.
+//! What policies remember goes on over new builds, changed configs, restarts and upgrades.
 
 use std::fs;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(a_policy_remembers_over_swaps_under_load),
-    scenario!(a_policy_remembers_over_a_restart),
+    scenario!(a_policy_remembers_over_a_restart_and_an_upgrade),
 ];
 
 /// On each worker server 1 gets so many sessions, and server 2 all later ones.
@@ -111,15 +111,21 @@ fn a_policy_remembers_over_swaps_under_load() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-fn a_policy_remembers_over_a_restart() -> Result<()> {
+fn a_policy_remembers_over_a_restart_and_an_upgrade() -> Result<()> {
     let topology = Topology::new(Layout::with_queues(2))?;
     let _servers = actors::http_servers(&topology, 8080)?;
     let mut waxwing = Waxwing::start(&topology, &config(&topology)?)?;
     begin(&topology)?;
     stop_and_start(&mut waxwing, Duration::from_millis(100))?;
-    let tally = actors::load(&topology.client, load(2))?;
-    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
-    let first = sessions_of_first(&tally);
-    ensure!(first == 0, "{first} sessions came back to server 1");
+    let after_restart = actors::load(&topology.client, load(2))?;
+    let mut running = RunningLoad::start(&topology.client, load(60))?;
+    waxwing.upgrade()?;
+    let after_upgrade = actors::load(&topology.client, load(2))?;
+    running.stop()?;
+    for tally in [after_restart, running.finish()?, after_upgrade] {
+        ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+        let first = sessions_of_first(&tally);
+        ensure!(first == 0, "{first} sessions came back to server 1");
+    }
     waxwing.stop().map(drop)
 }

@@ -40,6 +40,7 @@ pub(crate) fn run() -> Result<()> {
     reloads_what_is_right_alone(&container, &topology)?;
     is_started_again_after_a_kill(&container, &topology)?;
     is_started_again_if_it_hangs(&container, &topology)?;
+    is_restarted_with_its_ports(&container, &topology)?;
     is_upgraded_in_place(&container, &topology)?;
     rights::assert_least(&container)?;
     is_started_again_after_a_kill(&container, &topology)?;
@@ -179,6 +180,23 @@ fn is_started_again_if_it_hangs(container: &Container, topology: &Topology) -> R
     fs::remove_file(drop_in)?;
     container.run(&["systemctl", "daemon-reload"])?;
     container.run(&["systemctl", "restart", UNIT]).map(drop)
+}
+
+/// systemd keeps the ports meanwhile, and closes its copies.
+fn is_restarted_with_its_ports(container: &Container, topology: &Topology) -> Result<()> {
+    container.run(&["systemctl", "restart", UNIT])?;
+    let log = container.run(&["journalctl", "--unit", UNIT, "--no-pager"])?;
+    let last = log.rsplit(" starts\n").next().unwrap_or_default();
+    ensure!(
+        last.contains("goes on with the ports that the service manager has kept"),
+        "it attached its ports anew: {log}"
+    );
+    let kept = container.property(UNIT, "NFileDescriptorStore")?;
+    ensure!(
+        kept == "0",
+        "systemd keeps {kept} descriptors of a running service"
+    );
+    assert_served(topology, 2)
 }
 
 /// Another process is the unit's, and no connection ends.

@@ -39,6 +39,10 @@ const MESSAGE_MAX: u64 = 256 << 20;
 /// manager waits less than half a minute for that (`WatchdogSec=` of the unit, fed four times within it).
 const CONVERSATION_MAX: Duration = Duration::from_secs(20);
 
+/// How long a process takes to end whose sockets are closed, and how often it is looked at.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
 /// Returns the path of the socket for upgrades, beside the admin socket.
 pub(crate) fn socket_beside(admin: &Path) -> PathBuf {
     let mut path = admin.as_os_str().to_owned();
@@ -78,6 +82,8 @@ pub enum UpgradeError {
     Connect { path: PathBuf, source: io::Error },
     #[error("the running waxwing goes on, and says: {0}")]
     Refused(String),
+    #[error("the running waxwing has waited too long for this one, and goes on")]
+    GoesOn,
     #[error("the connection to the running waxwing failed: {0}")]
     Io(#[from] io::Error),
 }
@@ -165,15 +171,48 @@ impl Predecessor {
         })
     }
 
-    /// Tells the old process that this one serves, and waits until it has dropped its [`Successor`].
+    /// Tells the old process that this one serves, and waits until it has dropped its [`Successor`]. If it has
+    /// ended or hangs, which is logged, this one serves alone.
     ///
     /// # Errors
-    /// It has ended or hangs; this one goes on alone.
+    /// [`UpgradeError::GoesOn`]: the old one did not wait for this word. This one has to end.
     pub fn serves(&self) -> Result<(), UpgradeError> {
         let Self { channel, .. } = self;
-        channel.send(&serde_json::to_vec(&Step::Serves)?, &[])?;
-        Ok(channel.wait_closed()?)
+        let serves = serde_json::to_vec(&Step::Serves)?;
+        let Err(error) = channel
+            .send(&serves, &[])
+            .and_then(|()| channel.wait_closed())
+        else {
+            return Ok(());
+        };
+        let is_closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        if is_closed.contains(&error.kind()) && lives(channel.peer()?) {
+            return Err(UpgradeError::GoesOn);
+        }
+        warn!("the process that was taken over: {error}; this one serves");
+        Ok(())
     }
+}
+
+/// Whether a process whose socket has been closed goes on. One that ends closes it some time before.
+fn lives(process: u32) -> bool {
+    let stat = PathBuf::from(format!("/proc/{process}/stat"));
+    let goes_on = || {
+        let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+        // Behind its name, which ends with the last bracket: proc_pid_stat(5).
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    };
+    for _ in 0..ENDS_WITHIN.as_millis() / ASK_EVERY.as_millis() {
+        if !goes_on() {
+            return false;
+        }
+        std::thread::sleep(ASK_EVERY);
+    }
+    goes_on()
 }
 
 /// The process that has taken over. It tells a service manager nothing until this is dropped.
@@ -263,12 +302,19 @@ fn refusal(hello: &Hello, own: &[(String, String)]) -> Option<String> {
             "it hands over by version {own}, not by {other}; stop it and start the other one"
         ));
     }
-    let mut pairs = own.iter().zip(&hello.layout);
-    let differs = pairs.find(|(own, other)| own != other)?;
-    let ((name, own), (_, other)) = differs;
+    let differs = difference(own, &hello.layout)?;
     Some(format!(
-        "its {name}: {own}; the new one's: {other}; to change that, stop it and start the other one"
+        "{differs}; to change that, stop it and start the other one"
     ))
+}
+
+/// Returns the first difference between the layouts of two processes' ports
+/// ([`AttachedPorts::layout`](crate::admin::ports::AttachedPorts::layout)).
+#[must_use]
+pub fn difference(old: &[(String, String)], new: &[(String, String)]) -> Option<String> {
+    let mut pairs = old.iter().zip(new);
+    let ((name, old), (_, new)) = pairs.find(|(old, new)| old != new)?;
+    Some(format!("its {name}: {old}; the new one's: {new}"))
 }
 
 /// Copies what has changed of the sessions: the records of those that have ended, and of the others.
@@ -282,4 +328,62 @@ fn copy(controller: &Controller, copied: &mut CopiedSessions) -> (Vec<u8>, Vec<u
             record.write(if has_ended { &mut ended } else { &mut changed });
         });
     (ended, changed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use std::process::Command;
+
+    use super::*;
+
+    /// The new process's end of a conversation with this process, and the old one's.
+    fn pair() -> (Predecessor, UnixStream) {
+        let (new, old) = UnixStream::pair().unwrap();
+        let channel = Channel::new(new).unwrap();
+        let record_len = RECORD_LEN;
+        (
+            Predecessor {
+                channel,
+                record_len,
+            },
+            old,
+        )
+    }
+
+    #[test]
+    fn the_old_process_decides_whether_the_new_one_serves() {
+        let (new, old) = pair();
+        let hears = std::thread::spawn(move || Channel::new(old).unwrap().receive(100).unwrap().0);
+        new.serves().unwrap();
+        assert_eq!(hears.join().unwrap(), b"\"Serves\"");
+
+        // It has given up before, or before it has read the word.
+        let (new, old) = pair();
+        drop(old);
+        assert!(matches!(new.serves(), Err(UpgradeError::GoesOn)));
+        let (new, old) = pair();
+        let gives_up = std::thread::spawn(move || {
+            let mut byte = [0];
+            while rustix::net::recv(&old, &mut byte, rustix::net::RecvFlags::PEEK)
+                .unwrap()
+                .1
+                == 0
+            {}
+            drop(old);
+        });
+        assert!(matches!(new.serves(), Err(UpgradeError::GoesOn)));
+        gives_up.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_has_ended_does_not_go_on() {
+        assert!(lives(std::process::id()));
+        let mut child = Command::new("true").spawn().unwrap();
+        // Not waited for yet.
+        assert!(!lives(child.id()));
+        child.wait().unwrap();
+        assert!(!lives(child.id()));
+    }
 }
