@@ -6,6 +6,7 @@
 //! killed run.
 
 pub mod actors;
+pub mod browser;
 pub mod capture;
 pub mod certificate;
 pub mod check_wat;

@@ -34,6 +34,8 @@ pub(crate) const PEERS: &[&str] = &[
     "procps",              // sysctl
     "python3-venv",        // for PYTHON
     "prometheus",          // scrapes the metrics; promtool checks them
+    "chromium",            // shows the page
+    "chromium-driver",     // and presses its keys
     "util-linux",          // setpriv, taskset
 ];
 
@@ -54,6 +56,13 @@ pub(crate) const CONTAINER: &[&str] = &[
     "debootstrap",
     "systemd-container",
     "debian-archive-keyring", // verifies its packages, also on Ubuntu
+];
+
+/// To build for ARM64 and to run that.
+pub(crate) const ARM64: &[&str] = &[
+    "gcc-aarch64-linux-gnu",
+    "libc6-dev-arm64-cross",
+    "qemu-user-static",
 ];
 
 /// The peers in the virtual machine's bench.

@@ -43,8 +43,8 @@ fn datagrams(report: &mut Report) -> Result<()> {
     let sum = &said["end"]["sum"];
     let number = |name: &str| sum[name].as_u64().context("a number that iperf3 lacks");
     report.say(&format!(
-        "{UPGRADES} upgrades under 20,000 datagrams a second: silent for {silence} ms each; of {} datagrams {} were \
-         lost, by iperf3's count, which has those for which the server's socket had no room.",
+        "{UPGRADES} upgrades under 20,000 datagrams a second: silent for {silence} ms each; of {} datagrams \
+         {} were lost, by iperf3's count, which has those for which the server's socket had no room.",
         number("packets")?,
         number("lost_packets")?
     ));
@@ -70,8 +70,8 @@ fn kept_alive(report: &mut Report) -> Result<()> {
     let opened = waxwing.status()?.counted("sessions_opened");
     let tally = load.finish()?;
     report.say(&format!(
-        "{UPGRADES} upgrades under {} requests a second of {CONNECTIONS} kept-alive connections: silent for {silence} \
-         ms each; {} requests answered, {} failed, {opened} connections opened again.",
+        "{UPGRADES} upgrades under {} requests a second of {CONNECTIONS} kept-alive connections: silent for \
+         {silence} ms each; {} requests answered, {} failed, {opened} connections opened again.",
         10 * CONNECTIONS,
         tally.answers(),
         tally.failed()
@@ -79,7 +79,8 @@ fn kept_alive(report: &mut Report) -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Upgrades again and again. Returns how long no packet was served, as the new processes say, in milliseconds.
+/// Upgrades again and again. Returns how long no packet was served each time, as the new process says, in
+/// milliseconds.
 fn upgrade(waxwing: &mut Waxwing<'_>) -> Result<Spread> {
     let mut silent = Vec::with_capacity(UPGRADES);
     for _ in 0..UPGRADES {

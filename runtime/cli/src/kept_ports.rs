@@ -1,8 +1,8 @@
-//! The ports over a stop and a start of the service: their descriptors wait with the service manager, and frames in
-//! the sockets' rings.
+//! The ports over a stop and a start of the service: their descriptors wait with the service manager, and
+//! frames in the sockets' rings.
 //!
-//! Invariant: a start takes over what was kept, or has the service manager close it before it attaches anything.
-//! If the service stays stopped, the service manager closes it, which detaches the ports.
+//! Invariant: a start takes over what was kept, or has the service manager close it before it attaches
+//! anything. If the service stays stopped, the service manager closes it, which detaches the ports.
 
 use std::fmt;
 use std::fs::File;
@@ -59,8 +59,8 @@ pub(crate) fn keep(attached: &SharedAttached, manager: &ServiceManager) -> io::R
     manager.keep(&kept)
 }
 
-/// Returns what the service manager has kept, with the program loaded for it; `None` if that is nothing that fits
-/// these ports, which is logged.
+/// Returns what the service manager has kept, with the program loaded for it; `None` if that is nothing that
+/// fits these ports, which is logged.
 pub(crate) fn take(
     kept: Vec<Kept>,
     (ports, options): (&[PortOptions], &Options),

@@ -235,8 +235,8 @@ struct Parts<'a> {
     kept: &'a mut Vec<Kept>,
 }
 
-/// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place; likewise
-/// if what the service manager has kept cannot be used.
+/// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place;
+/// likewise if what the service manager has kept cannot be used.
 async fn begin_or_follow(
     path: &Path,
     log: &Log,

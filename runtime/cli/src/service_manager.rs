@@ -225,8 +225,8 @@ impl ServiceManager {
 /// A descriptor with its place among those that [`ServiceManager::keep`] was given.
 pub(crate) type Kept = (usize, OwnedFd);
 
-/// Returns what the service manager has kept of an earlier process of the service, in its order. Call it first
-/// of all.
+/// Returns what the service manager has kept of an earlier process of the service, in its order. Call it
+/// before anything else.
 pub(crate) fn kept() -> Vec<Kept> {
     let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
     let own = number("LISTEN_PID") == Some(std::process::id());

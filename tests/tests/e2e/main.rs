@@ -29,6 +29,7 @@ mod icmp;
 mod jumbo;
 mod metrics;
 mod modules;
+mod page;
 mod pool;
 mod process;
 mod recovery;
@@ -175,6 +176,7 @@ fn main() {
         availability::SCENARIOS,
         steer::SCENARIOS,
         api::SCENARIOS,
+        page::SCENARIOS,
         capture::SCENARIOS,
         metrics::SCENARIOS,
         pool::SCENARIOS,

@@ -328,7 +328,7 @@ fn a_worker_that_hangs_leaves_the_watchdog_unfed() -> Result<()> {
     waxwing.stop().map(drop)
 }
 
-/// Frames that arrive while nobody balances wait in the rings: no datagram is lost, and nobody sends one twice.
+/// Frames that arrive while nobody balances wait in the rings: no datagram is lost or comes twice.
 fn what_the_manager_keeps_serves_on() -> Result<()> {
     const DATAGRAMS: u8 = 100;
     let topology = Topology::new(Layout::default())?;

@@ -1,7 +1,8 @@
 //! The API on a TCP port of this host, for those who have the token.
 //!
-//! Invariant: a request without the token learns nothing, not even whether its path exists. A page in a
-//! browser gets nothing either: its requests name another host (DNS rebinding) or another origin.
+//! Invariant: a request without the token learns nothing, not even whether its path exists; it gets the
+//! page's own files alone. A page from elsewhere in a browser gets nothing either: its
+//! requests name another host (DNS rebinding) or another origin.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq as _;
 
 use crate::admin::connections;
+use crate::admin::page;
 use crate::admin::tcp_port::TcpPort;
 use crate::config::AdminListen;
 
@@ -94,9 +96,10 @@ fn token(path: &Path) -> Result<Vec<u8>, TokenError> {
     Ok(token)
 }
 
-/// Lets a request through that names this port, comes from no other origin, and has the token.
+/// Lets a request through that names this port, comes from no other origin, and has the token or asks for a
+/// file of the page.
 async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    match gate.check(request.headers()) {
+    match gate.check(request.headers(), request.uri().path()) {
         Ok(()) => next.run(request).await,
         Err(refusal @ (StatusCode::UNAUTHORIZED, _)) => {
             ([(header::WWW_AUTHENTICATE, "Bearer")], refusal).into_response()
@@ -106,7 +109,7 @@ async fn admit(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> R
 }
 
 impl Gate {
-    fn check(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+    fn check(&self, headers: &HeaderMap, path: &str) -> Result<(), (StatusCode, &'static str)> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let is_ours = |host: &str| self.hosts.iter().any(|it| it.eq_ignore_ascii_case(host));
         if !text(header::HOST).is_some_and(is_ours) {
@@ -120,6 +123,9 @@ impl Gate {
                 StatusCode::FORBIDDEN,
                 "requests from other origins are refused",
             ));
+        }
+        if page::has(path) {
+            return Ok(());
         }
         let given = text(header::AUTHORIZATION).and_then(|it| it.strip_prefix("Bearer "));
         let given = given.unwrap_or_default().as_bytes();
@@ -198,10 +204,15 @@ mod tests {
                 }
             }
             let refused = gate
-                .check(&headers)
+                .check(&headers, "/v1/status")
                 .err()
                 .map_or(0, |(status, _)| status.as_u16());
             assert_eq!(refused, status, "{host:?} {origin:?} {token:?}");
+            // The page's files need no token, but are there under no other name and for no other origin.
+            let refused = gate.check(&headers, "/").err();
+            let without_token = if status == 401 { 0 } else { status };
+            let refused = refused.map_or(0, |(status, _)| status.as_u16());
+            assert_eq!(refused, without_token, "{host:?} {origin:?} {token:?}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod log;
 pub(crate) mod metrics;
 pub mod metrics_listener;
 mod openapi;
+mod page;
 pub mod paging;
 pub mod ports;
 pub(crate) mod rates;

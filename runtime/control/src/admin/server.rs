@@ -1,7 +1,7 @@
 //! The admin server: HTTP/1.1 over the [admin socket](crate::admin::socket), over a second one that changes
 //! nothing, and over a [TCP port](crate::admin::listener) for those who have a token.
 //!
-//! `GET /v1/openapi.json` describes each request and its answers.
+//! `GET /v1/openapi.json` describes each request and its answers. `GET /` is a page for a browser over it.
 //!
 //! An error is a JSON object with `schema_version`, `status` and `error`, a text for people.
 //!
@@ -31,7 +31,7 @@ use crate::admin::resources;
 use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
 use crate::admin::status::{HealthReport, ReloadStatus, SessionStatus, Status};
 use crate::admin::stream::Writers;
-use crate::admin::{capture, changes, metrics_listener};
+use crate::admin::{capture, changes, metrics_listener, page};
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::policies::{LiftError, RollBackError};
 use crate::publish::controller::reload::{ApplyError, ReloadError};
@@ -77,11 +77,12 @@ pub(crate) fn router(reporter: &Arc<Reporter>, requests: mpsc::Sender<Request>) 
             .merge(capture::router(reporter))
             .merge(reading(reporter)),
     )
+    .merge(page::router())
 }
 
 /// Returns the routes of the socket that changes nothing. Others are refused there.
 pub(crate) fn read_router(reporter: &Arc<Reporter>) -> Router {
-    described(reading(reporter))
+    described(reading(reporter)).merge(page::router())
 }
 
 fn reading(reporter: &Arc<Reporter>) -> OpenApiRouter {

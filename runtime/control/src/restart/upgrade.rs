@@ -171,8 +171,8 @@ impl Predecessor {
         })
     }
 
-    /// Tells the old process that this one serves, and waits until it has dropped its [`Successor`]. If it has
-    /// ended or hangs, which is logged, this one serves alone.
+    /// Tells the old process that this one serves, and waits until it has dropped its [`Successor`]. If it
+    /// has ended or hangs, which is logged, this one serves alone.
     ///
     /// # Errors
     /// [`UpgradeError::GoesOn`]: the old one did not wait for this word. This one has to end.
