@@ -3,6 +3,7 @@
 //! Invariant: it builds with the Rust toolchain alone, so that it can install what the other crates need
 //! to build.
 
+mod arm64;
 mod bench;
 mod ci;
 mod container;
@@ -52,7 +53,7 @@ cargo xtask COMMAND
       --seed N            replays the events of an earlier run
       --only WORD         only events whose names contain it; can be repeated
       --without WORD      no such events; can be repeated
-  package [--binary PATH]
+  package [--binary PATH | --target arm64]
                         the Debian package, in target/package; of a program that is built already, or else of
                         one built in release mode
   fuzz [--seconds N]    coverage-guided fuzzing of the hot path, the rings and the module loader, N seconds

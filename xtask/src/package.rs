@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::arm64::{self, Libraries};
+use crate::run::entries;
 use crate::{packages, run, setup};
 
 /// Copied from the sources: from, to.
@@ -56,7 +58,7 @@ pub(crate) enum Speed {
     Small,
 }
 
-/// `package [--binary PATH]`.
+/// `package [--binary PATH] [--target arm64]`.
 pub(crate) fn command(arguments: &[String]) -> Result<(), String> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let package = match arguments.as_slice() {
@@ -67,7 +69,15 @@ pub(crate) fn command(arguments: &[String]) -> Result<(), String> {
             build(&run::target().join("release/waxwing"), Speed::Small)?
         }
         ["--binary", path] => build(Path::new(path), Speed::Small)?,
-        _ => return Err("usage: cargo xtask package [--binary PATH]".to_owned()),
+        ["--target", "arm64"] => {
+            setup::debian(packages::BUILD)?;
+            let libraries = Libraries::fetch()?;
+            let program = arm64::build(&libraries)?;
+            build_for(&program, Speed::Small, Some(&libraries))?
+        }
+        _ => {
+            return Err("usage: cargo xtask package [--binary PATH | --target arm64]".to_owned());
+        }
     };
     println!("\n   {}", package.display());
     Ok(())
@@ -75,23 +85,31 @@ pub(crate) fn command(arguments: &[String]) -> Result<(), String> {
 
 /// Packs a program with what belongs to it, and returns the package.
 pub(crate) fn build(program: &Path, speed: Speed) -> Result<PathBuf, String> {
+    build_for(program, speed, None)
+}
+
+/// As [`build`]; a program for ARM64 needs the libraries of that.
+fn build_for(program: &Path, speed: Speed, arm64: Option<&Libraries>) -> Result<PathBuf, String> {
     run::step("packing the Debian package");
     let folder = run::target().join("package");
     let stage = Stage::new(folder.join("stage"))?;
     let installed = stage.put(program, "usr/bin/waxwing")?;
     let architecture = architecture(&installed)?;
     // Symbols stay, for the backtraces of panics.
-    run::command(Command::new("strip").arg("--strip-debug").arg(&installed))?;
+    let strip = arm64.map_or("strip", |_| "aarch64-linux-gnu-strip");
+    run::command(Command::new(strip).arg("--strip-debug").arg(&installed))?;
     mode(&installed, 0o755)?;
     for (from, to) in FILES {
         stage.put(&run::root().join(from), to)?;
     }
     make(&stage.at("etc/waxwing/modules"))?;
-    describe(&stage, program, &folder.join("described"))?;
+    let emulated = arm64.map(|libraries| libraries.emulate(program));
+    let describing = emulated.unwrap_or_else(|| Command::new(program));
+    describe(&stage, describing, &folder.join("described"))?;
     legal(&stage)?;
     sdk(&stage)?;
 
-    let depends = libraries(&folder.join("libraries"), &installed)?;
+    let depends = libraries(&folder.join("libraries"), &installed, arm64)?;
     let version = env!("CARGO_PKG_VERSION");
     control(&stage, version, architecture, &depends)?;
     let package = folder.join(format!("waxwing_{version}_{architecture}.deb"));
@@ -150,9 +168,9 @@ impl Stage {
 }
 
 /// Adds the manual pages and completions, which the program writes.
-fn describe(stage: &Stage, program: &Path, work: &Path) -> Result<(), String> {
+fn describe(stage: &Stage, mut program: Command, work: &Path) -> Result<(), String> {
     empty(work)?;
-    run::command(Command::new(program).arg("package-files").arg(work))?;
+    run::command(program.arg("package-files").arg(work))?;
     for (from, to) in COMPLETIONS {
         stage.put(&work.join("completions").join(from), to)?;
     }
@@ -235,7 +253,7 @@ fn control(stage: &Stage, version: &str, architecture: &str, depends: &str) -> R
 }
 
 /// Returns the packages of the program's shared libraries, with their versions.
-fn libraries(work: &Path, program: &Path) -> Result<String, String> {
+fn libraries(work: &Path, program: &Path, arm64: Option<&Libraries>) -> Result<String, String> {
     // The tool wants the control file of a source package.
     let source = work.join("debian/control");
     empty(&work.join("debian"))?;
@@ -244,10 +262,16 @@ fn libraries(work: &Path, program: &Path) -> Result<String, String> {
         "Source: waxwing\n\nPackage: waxwing\nArchitecture: any\n",
     )
     .map_err(|error| format!("cannot write {}: {error}", source.display()))?;
-    let output = Command::new("dpkg-shlibdeps")
-        .args(["-O", "-e"])
-        .arg(program)
-        .current_dir(work)
+    let mut search = Command::new("dpkg-shlibdeps");
+    search.args(["-O", "-e"]).arg(program).current_dir(work);
+    if let Some(libraries) = arm64 {
+        let folders = libraries.packages()?;
+        let folders = folders
+            .iter()
+            .map(|folder| format!("-S{}", folder.display()));
+        search.args(folders).env("DEB_HOST_ARCH", "arm64");
+    }
+    let output = search
         .output()
         .map_err(|error| format!("`dpkg-shlibdeps` (package dpkg-dev) did not start: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -290,13 +314,6 @@ fn compress(files: &[PathBuf]) -> Result<(), String> {
             .args(["--no-name", "--best"])
             .args(files),
     )
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    Ok(paths)
 }
 
 /// Makes a folder, or removes what is in it.
