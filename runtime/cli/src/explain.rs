@@ -1,9 +1,9 @@
-//! `waxwing explain`: what would happen to a client's packet, and why.
+//! `waxwing explain`: what would happen to a client's packet, and why; `waxwing session show`.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::explain::Explanation;
@@ -33,6 +33,46 @@ pub(crate) struct ExplainArguments {
     /// The length of a large packet, which must not be fragmented; by default the interface's MTU.
     #[arg(long, value_name = "N")]
     bytes: Option<u16>,
+}
+
+/// A session.
+#[derive(Args)]
+pub(crate) struct SessionArguments {
+    #[command(flatten)]
+    admin: AdminAddress,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// `tcp` or `udp`.
+    protocol: String,
+    /// The client's address and port; an IPv6 address is in brackets.
+    client: String,
+    /// The VIP and its port.
+    vip: String,
+}
+
+/// `waxwing session show`.
+pub(crate) fn session(arguments: &SessionArguments) -> Result<()> {
+    let SessionArguments {
+        protocol,
+        client,
+        vip,
+        ..
+    } = arguments;
+    let query = [("protocol", protocol), ("client", client), ("vip", vip)];
+    let query = query.map(|(name, value)| (name, Some(value.clone())));
+    let admin = Client::new(&arguments.admin.socket);
+    let explanation: Explanation = wait(async { Ok(admin.get("/v1/explain", &query).await?) })?;
+    let Some(session) = explanation.session else {
+        bail!(
+            "there is no session of {protocol} {client} to {vip}; `waxwing session list` shows all"
+        );
+    };
+    let session = serde_json::to_value(session)?;
+    print(&match arguments.json {
+        true => serde_json::to_string_pretty(&session)? + "\n",
+        false => render::tree(&session),
+    })
 }
 
 /// `waxwing explain`. Exits with 3 if the packet is dropped.

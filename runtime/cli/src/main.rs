@@ -184,6 +184,9 @@ enum Command {
 enum SessionCommand {
     /// Lists sessions as a table.
     List(SessionsArguments),
+    /// Shows all that is known of one: phase, age, addresses, where its replies go; bytes if its policy wants
+    /// them.
+    Show(explain::SessionArguments),
     /// Ends the sessions that pass all filters given: each connection is reset at its next packet, and a
     /// client's datagrams go to another backend.
     Kill(KillArguments),
@@ -314,6 +317,7 @@ fn main() -> ExitCode {
         },
         Command::Session { command } => match command {
             SessionCommand::List(arguments) => query::sessions(arguments),
+            SessionCommand::Show(arguments) => explain::session(&arguments),
             SessionCommand::Kill(arguments) => query::kill(arguments),
         },
         Command::Port { command } => match command {

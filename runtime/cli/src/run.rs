@@ -30,7 +30,7 @@ use waxwing_dataplane::path::SharedState;
 use waxwing_dataplane::session::SessionTable;
 use waxwing_dataplane::{DirectFlows, FragmentLimits, FragmentTable, Gauges, SourceRates};
 use waxwing_plugin::{CodeCache, CompileLimits, CompileService, Compiler};
-use waxwing_xdp::{Options, PollMode, PortOptions, WorkerSockets};
+use waxwing_xdp::{Attached, Options, PollMode, PortOptions, WorkerSockets};
 
 use crate::attached::{SharedAttached, log_port};
 use crate::folders::{cache_folder, state_folder};
@@ -271,27 +271,7 @@ async fn begin(
 
     let config = &checked.config;
     let (ports, options) = (ports(config), options(config));
-    let (attached, sockets, kept) = match start {
-        Start::Fresh => {
-            let kept_ports = mem::take(parts.kept);
-            let (attached, sockets) =
-                match kept_ports::take(kept_ports, (&ports, &options), manager)? {
-                    Some((attached, given)) => (attached, Sockets::Kept(given)),
-                    None => {
-                        let (attached, sockets) = waxwing_xdp::attach(&ports, &options)?;
-                        attached.reports().iter().for_each(log_port);
-                        (attached, Sockets::Own(sockets))
-                    }
-                };
-            (attached, sockets, KeptState::read(config, state_folder()))
-        }
-        Start::Upgrade => {
-            let attached = waxwing_xdp::prepare(&ports, &options)?;
-            let (admin, layout) = (&config.admin.socket.value, attached.layout());
-            let (running, kept) = Predecessor::greet(admin, layout, config.sessions_max)?;
-            (attached, Sockets::Of(running), Some(kept))
-        }
-    };
+    let (attached, sockets, kept) = attach(start, config, (&ports, &options), parts)?;
     let (workers, frame_len_max) = (attached.workers(), attached.frame_len_max());
     let attached = SharedAttached::new(attached, manager);
 
@@ -340,6 +320,31 @@ async fn begin(
     }
     lower_priority();
     Ok((control, workers, attached))
+}
+
+/// Attaches to the ports, or loads the program to take them over. Returns the state to start with, too.
+fn attach(
+    start: Start,
+    config: &Config,
+    (ports, options): (&[PortOptions], &Options),
+    parts: &mut Parts<'_>,
+) -> Result<(Attached, Sockets, Option<KeptState>)> {
+    if start == Start::Upgrade {
+        let attached = waxwing_xdp::prepare(ports, options)?;
+        let (admin, layout) = (&config.admin.socket.value, attached.layout());
+        let (running, kept) = Predecessor::greet(admin, layout, config.sessions_max)?;
+        return Ok((attached, Sockets::Of(running), Some(kept)));
+    }
+    let kept_ports = mem::take(parts.kept);
+    let (attached, sockets) = match kept_ports::take(kept_ports, (ports, options), parts.manager)? {
+        Some((attached, given)) => (attached, Sockets::Kept(given)),
+        None => {
+            let (attached, sockets) = waxwing_xdp::attach(ports, options)?;
+            attached.reports().iter().for_each(log_port);
+            (attached, Sockets::Own(sockets))
+        }
+    };
+    Ok((attached, sockets, KeptState::read(config, state_folder())))
 }
 
 /// Where the workers' sockets come from.

@@ -31,7 +31,7 @@ use waxwing_control::publish::reloads::Reload;
 const SEND_MAX: Duration = Duration::from_secs(1);
 
 /// How long it may take to read what it was sent.
-const READ_MAX: Duration = Duration::from_secs(5);
+const READ_MAX: Duration = Duration::from_secs(2);
 
 /// How the names of the descriptors begin that it keeps; their numbers follow.
 const KEPT: &str = "waxwing-";

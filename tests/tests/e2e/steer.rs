@@ -71,7 +71,24 @@ fn an_explanation_comes_true() -> Result<()> {
             "{explanation:#}"
         );
         ensure!(chosen(&explanation)? == name, "{explanation:#}");
+        let (client, vip) = (format!("{CLIENT4}:{port}"), format!("{VIP4}:80"));
+        let shown = waxwing.ask(&["session", "show", "tcp", &client, &vip, "--json"])?;
+        let shown: Value = serde_json::from_str(&shown.stdout).context(shown.stderr)?;
+        for field in ["client", "vip", "backend", "phase", "return_hop"] {
+            let explained = &explanation["session"][field];
+            ensure!(
+                !explained.is_null() && shown[field] == *explained,
+                "{shown:#}"
+            );
+        }
     }
+    let client = format!("{CLIENT4}:50111");
+    let none = waxwing.ask(&["session", "show", "tcp", &client, "203.0.113.10:80"])?;
+    ensure!(
+        !none.status.success() && none.stderr.contains("there is no session of tcp"),
+        "{}",
+        none.stderr
+    );
     // What stops it is named.
     for name in ["server-1", "server-2", "server-3"] {
         ensure!(

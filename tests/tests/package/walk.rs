@@ -84,6 +84,9 @@ fn starts_when_it_is_configured(container: &Container, topology: &Topology) -> R
     assert_served(topology, 3)?;
     let said = container.property(UNIT, "StatusText")?;
     ensure!(said == "serving", "it says {said:?}");
+    let socket = "/run/waxwing/waxwing.sock";
+    let access = container.run(&["stat", "--format=%a %U %G", socket])?;
+    ensure!(access.trim() == "660 waxwing waxwing", "{socket}: {access}");
     wait_for("its health checks", || {
         let health = container.finish(&["waxwing", "health"])?;
         Ok(health.status.success())
