@@ -21,6 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 
 /// The longest recorded latency, in microseconds; a longer one counts as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
+/// The duration of a load that is stopped after what it runs beside, however slow the machine is.
+pub const UNTIL_STOPPED: Duration = Duration::from_secs(3600);
 /// The maximum size of an answer, in bytes: a status line, a few headers and a name.
 const ANSWER_BYTES_MAX: usize = 4096;
 
@@ -34,7 +36,7 @@ pub struct Load {
     pub keep_alive: bool,
     /// Requests per second of all clients together; 0 for as many as possible.
     pub rate: u32,
-    /// How long the load lasts.
+    /// How long the load lasts; [`UNTIL_STOPPED`] if what it runs beside has no fixed time.
     pub duration: Duration,
     /// Time between samples.
     pub interval: Duration,

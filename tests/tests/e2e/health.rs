@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::config::Ejection;
-use waxwing_tests::load::Failure;
+use waxwing_tests::load::{Failure, UNTIL_STOPPED};
 use waxwing_tests::query::DNS_NAME;
 use waxwing_tests::topology::{VIP4, server4, server6};
 use waxwing_tests::{
@@ -262,7 +262,7 @@ fn a_killed_server_fails_only_what_was_open_to_it() -> Result<()> {
         rate: RATE,
         // A repeated SYN takes one second, the next three.
         timeout: Duration::from_secs(15),
-        ..connections(VIP4, 80, Duration::from_secs(40))
+        ..connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut running = RunningLoad::start(&topology.client, load)?;
     thread::sleep(Duration::from_secs(2));

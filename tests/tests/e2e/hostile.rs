@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
 use waxwing_tests::check_wat::CheckWat;
 use waxwing_tests::hostile::{self, Hostile, Verdict, checks};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::moody_server::Mood;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::wat::Wat;
@@ -147,7 +148,7 @@ fn no_file_in_the_module_folder_fails_a_request() -> Result<()> {
     let load = |number| Load {
         clients: 4,
         rate: 60,
-        ..connections(VIP4, 80 + number, Duration::from_secs(110))
+        ..connections(VIP4, 80 + number, UNTIL_STOPPED)
     };
     let mut loads = (0..SERVICES)
         .map(|number| RunningLoad::start(&topology.client, load(number)))

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::browser::{Browser, ENTER, ESCAPE, TAB};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::process::{retry, run_with_input};
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::{Config, Layout, Load, Server, Topology, Waxwing};
@@ -136,7 +137,7 @@ fn the_page_shows_what_is_and_what_is_wrong() -> Result<()> {
     ensure!(page.contains("<title>Waxwing</title>"), "{page}");
     let load = Load {
         rate: 150,
-        ..connections(VIP4, 80, Duration::from_secs(150))
+        ..connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut load = RunningLoad::start(&topology.client, load)?;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::topology::{VIP4, server4};
 use waxwing_tests::{Backend, Config, Layout, Load, Tally, Topology, Waxwing, actors};
 
@@ -34,7 +35,7 @@ fn backends_come_and_go_under_load() -> Result<()> {
     let waxwing = Waxwing::start(&topology, &over(&topology, 1)?)?;
     let load = Load {
         rate: 1000,
-        ..connections(VIP4, 80, Duration::from_secs(60))
+        ..connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut running = RunningLoad::start(&topology.client, load)?;
     for servers in [2, 3, 1, 3, 2, 3, 1, 2, 3, 1] {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use waxwing_tests::actors::{RunningLoad, connections};
 use waxwing_tests::echo::{Echo, Pinger};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::process::retry;
 use waxwing_tests::topology::{CLIENT4, CLIENT6, VIP4};
 use waxwing_tests::{Config, Layout, Load, Service, Topology, Waxwing, actors};
@@ -159,7 +160,7 @@ fn no_connection_is_lost_under_any_shipped_policy() -> Result<()> {
             keep_alive: true,
             rate: 2 * CONNECTIONS,
             timeout: Duration::from_secs(15),
-            ..connections(VIP4, port, Duration::from_secs(60))
+            ..connections(VIP4, port, UNTIL_STOPPED)
         };
         loads.push((policy, RunningLoad::start(&topology.client, load)?));
         for _ in 0..FLOWS {

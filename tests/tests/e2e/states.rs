@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::wat::Wat;
 use waxwing_tests::waxwing::Copy;
@@ -21,6 +22,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// On each worker server 1 gets so many sessions, and server 2 all later ones.
 const FIRST: u32 = 20;
+
+/// How long a load lasts that gives server 1 its sessions, or shows that it gets no more.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 /// A build of a policy whose state is how many sessions it has given.
 fn build(version: u32) -> Vec<u8> {
@@ -58,16 +62,16 @@ fn config(topology: &Topology) -> Result<Config> {
     Ok(config)
 }
 
-fn load(seconds: u64) -> Load {
+fn load(duration: Duration) -> Load {
     Load {
         rate: 200,
-        ..connections(VIP4, 80, Duration::from_secs(seconds))
+        ..connections(VIP4, 80, duration)
     }
 }
 
 /// Sends sessions until server 1 has had its own from both workers.
 fn begin(topology: &Topology) -> Result<()> {
-    let tally = actors::load(&topology.client, load(2))?;
+    let tally = actors::load(&topology.client, load(BRIEFLY))?;
     ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
     let first = sessions_of_first(&tally);
     ensure!(first == 2 * u64::from(FIRST), "server 1 has got {first}");
@@ -85,7 +89,7 @@ fn a_policy_remembers_over_swaps_under_load() -> Result<()> {
     let config = config(&topology)?;
     let waxwing = Waxwing::start(&topology, &config)?;
     begin(&topology)?;
-    let mut running = RunningLoad::start(&topology.client, load(60))?;
+    let mut running = RunningLoad::start(&topology.client, load(UNTIL_STOPPED))?;
     for version in 1..=5 {
         let before = waxwing.status()?;
         let before = before
@@ -117,10 +121,10 @@ fn a_policy_remembers_over_a_restart_and_an_upgrade() -> Result<()> {
     let mut waxwing = Waxwing::start(&topology, &config(&topology)?)?;
     begin(&topology)?;
     stop_and_start(&mut waxwing, Duration::from_millis(100))?;
-    let after_restart = actors::load(&topology.client, load(2))?;
-    let mut running = RunningLoad::start(&topology.client, load(60))?;
+    let after_restart = actors::load(&topology.client, load(BRIEFLY))?;
+    let mut running = RunningLoad::start(&topology.client, load(UNTIL_STOPPED))?;
     waxwing.upgrade()?;
-    let after_upgrade = actors::load(&topology.client, load(2))?;
+    let after_upgrade = actors::load(&topology.client, load(BRIEFLY))?;
     running.stop()?;
     for tally in [after_restart, running.finish()?, after_upgrade] {
         ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);

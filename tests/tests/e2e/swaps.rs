@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{self, RunningLoad, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::waxwing::Copy;
 use waxwing_tests::{Config, Layout, Load, Service, Status, Topology, Waxwing, modules};
@@ -37,8 +38,7 @@ fn module(n: u16) -> String {
 }
 
 /// Starts new connections on one service, and keep-alive connections on another.
-fn start_load(topology: &Topology, seconds: u64) -> Result<[RunningLoad; 2]> {
-    let duration = Duration::from_secs(seconds);
+fn start_load(topology: &Topology, duration: Duration) -> Result<[RunningLoad; 2]> {
     let short = Load {
         rate: 400,
         ..connections(VIP4, 80, duration)
@@ -86,7 +86,7 @@ fn resident(status: &Status) -> Result<u64> {
 }
 
 fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
-    const BASE_SECONDS: u64 = 5;
+    const BASE: Duration = Duration::from_secs(5);
     let builds = [
         modules::compile("waxwing-policy-round-robin")?,
         modules::compile("favourite")?,
@@ -104,15 +104,14 @@ fn a_thousand_swaps_fail_no_request_and_leak_no_memory() -> Result<()> {
         None,
     ];
 
-    let answers = finish(start_load(&topology, BASE_SECONDS)?)?;
+    let answers = finish(start_load(&topology, BASE)?)?;
     let base = waxwing.status()?;
     eprintln!(
         "without swaps: {answers} answers, batches {}",
         base.batch_times()
     );
 
-    // Longer than needed: the load is stopped after the last swap.
-    let mut loads = start_load(&topology, 110)?;
+    let mut loads = start_load(&topology, UNTIL_STOPPED)?;
     let mut memory = 0;
     for round in 1..=ROUNDS {
         let build = round % 2;

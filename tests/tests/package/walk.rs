@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::RunningLoad;
 use waxwing_tests::container::Container;
-use waxwing_tests::load::Load;
+use waxwing_tests::load::{Load, UNTIL_STOPPED};
 use waxwing_tests::process::run as run_here;
 use waxwing_tests::topology::{VIP4, server4};
 use waxwing_tests::{Layout, Status, Topology, actors, modules};
@@ -212,8 +212,7 @@ fn is_upgraded_in_place(container: &Container, topology: &Topology) -> Result<()
         keep_alive: true,
         rate: 200,
         timeout: Duration::from_secs(10),
-        // It is stopped after the upgrade.
-        ..actors::connections(VIP4, 80, TIMEOUT)
+        ..actors::connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut load = RunningLoad::start(&topology.client, load)?;
     let status = || -> Result<Status> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::vm::guest::{Report, Scenario};
 use waxwing_tests::wat::{PICK_HASH, Wat};
@@ -37,12 +38,11 @@ fn a_module_swap_loses_no_request_and_moves_no_session(report: &Report) -> Resul
     config.canary.time = "0s";
     let waxwing = Waxwing::start(&topology, &config)?;
     let (mut staying, served_by) = connect(&topology)?;
-    // Long enough for the slowest machine; the load is stopped after the last swap.
     let load = |keep_alive| Load {
         keep_alive,
         clients: 2,
         rate: 20,
-        ..connections(VIP4, 80, Duration::from_secs(80))
+        ..connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut loads = [
         RunningLoad::start(&topology.client, load(true))?,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use waxwing_tests::actors::{RunningLoad, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::vm::guest::{Report, Scenario};
 use waxwing_tests::{Load, Waxwing};
@@ -22,13 +23,12 @@ fn upgrades_lose_no_connection_and_stay_in_zero_copy(report: &Report) -> Result<
     let _servers = nginx(&topology)?;
     let mut waxwing = Waxwing::start(&topology, &config_of_turns(&topology)?)?;
     let (mut staying, served_by) = connect(&topology)?;
-    // Long enough for the slowest machine; the load is stopped after the last upgrade.
     let load = Load {
         keep_alive: true,
         clients: 2,
         rate: 20,
         timeout: Duration::from_secs(10),
-        ..connections(VIP4, 80, Duration::from_secs(80))
+        ..connections(VIP4, 80, UNTIL_STOPPED)
     };
     let mut load = RunningLoad::start(&topology.client, load)?;
     for _ in 0..UPGRADES {
