@@ -44,6 +44,19 @@ pub fn built_program(name: &str) -> Result<PathBuf> {
     })
 }
 
+/// Returns the datagrams that arrived at a host, also those for which a socket had no room: after a silence
+/// they come all at once.
+pub fn datagrams_arrived(host: &Namespace) -> Result<u64> {
+    let counters = host.run("cat", &["/proc/net/snmp"])?;
+    let mut lines = counters.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = lines.next().zip(lines.next()).context("no counters")?;
+    let counted = names.split(' ').zip(values.split(' '));
+    let wanted = counted.filter(|(name, _)| ["InDatagrams", "RcvbufErrors"].contains(name));
+    Ok(wanted
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .sum())
+}
+
 /// Starts our HTTP server on every server of a topology, named `1`, `2`, .., on both families.
 pub fn http_servers(topology: &Topology, port: u16) -> Result<Vec<Process>> {
     (1..)

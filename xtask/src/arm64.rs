@@ -40,7 +40,12 @@ impl Libraries {
         }
         run::step("fetching Debian's ARM64 libraries");
         let fetched = folder.join("fetched");
-        for part in ["lists/partial", "cache/archives/partial", "fetched"] {
+        for part in [
+            "lists/partial",
+            "cache/archives/partial",
+            "fetched",
+            "packages",
+        ] {
             make(&folder.join(part))?;
         }
         let apt = || {

@@ -42,10 +42,12 @@ fn datagrams(report: &mut Report) -> Result<()> {
     let said: serde_json::Value = serde_json::from_str(&said.stdout)?;
     let sum = &said["end"]["sum"];
     let number = |name: &str| sum[name].as_u64().context("a number that iperf3 lacks");
+    let sent = number("packets")?;
+    let arrived = actors::datagrams_arrived(&topology.servers[0])?;
     report.say(&format!(
-        "{UPGRADES} upgrades under 20,000 datagrams a second: silent for {silence} ms each; of {} datagrams \
-         {} were lost, by iperf3's count, which has those for which the server's socket had no room.",
-        number("packets")?,
+        "{UPGRADES} upgrades under 20,000 datagrams a second: silent for {silence} ms each; of {sent} \
+         datagrams {} did not arrive at the server. Its socket had no room for {} of those that did.",
+        sent.saturating_sub(arrived),
         number("lost_packets")?
     ));
     waxwing.stop().map(drop)

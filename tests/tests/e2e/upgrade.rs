@@ -119,7 +119,7 @@ fn ten_upgrades_lose_no_datagram() -> Result<()> {
     let report = iperf3.finish(Duration::from_secs(60))?;
     let report: serde_json::Value = serde_json::from_str(&report.stdout)?;
     let sent = report["end"]["sum"]["packets"].as_u64().unwrap_or(0);
-    let arrived = arrived_datagrams(&topology)?;
+    let arrived = actors::datagrams_arrived(&topology.servers[0])?;
     println!("    {sent} datagrams, {arrived} arrived");
     ensure!(sent > 100_000, "too few: {report}");
     ensure!(
@@ -128,19 +128,6 @@ fn ten_upgrades_lose_no_datagram() -> Result<()> {
         sent - arrived
     );
     waxwing.stop().map(drop)
-}
-
-/// Returns the datagrams that arrived at the server, also those for which its socket had no room: after a
-/// silence they come all at once.
-fn arrived_datagrams(topology: &Topology) -> Result<u64> {
-    let counters = topology.servers[0].run("cat", &["/proc/net/snmp"])?;
-    let mut lines = counters.lines().filter(|line| line.starts_with("Udp:"));
-    let (names, values) = lines.next().zip(lines.next()).context("no counters")?;
-    let counted = names.split(' ').zip(values.split(' '));
-    let wanted = counted.filter(|(name, _)| ["InDatagrams", "RcvbufErrors"].contains(name));
-    Ok(wanted
-        .filter_map(|(_, value)| value.parse::<u64>().ok())
-        .sum())
 }
 
 /// Kills one of the two at twenty moments of an upgrade.
