@@ -18,6 +18,7 @@ const DOCUMENTS: &[&str] = &[
     "PERFORMANCE.md",
     "docs/authoring.md",
     "docs/decisions.md",
+    "docs/incidents.md",
     "docs/operating.md",
     "docs/protocols.md",
 ];

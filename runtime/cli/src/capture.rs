@@ -123,15 +123,16 @@ pub(crate) fn capture(arguments: &CaptureArguments) -> Result<()> {
     })
 }
 
-/// Prints a line for each packet, and how many were missed.
+/// Prints a line for each packet, how many were missed, and whether there was none.
 pub(crate) fn trace(arguments: &TraceArguments) -> Result<()> {
     let TraceArguments { of, json } = arguments;
     wait(async {
         let query = of.query("json", None);
         let client = Client::new(&of.admin.socket);
         let mut lines = client.lines::<TraceLine>("/v1/capture", &query).await?;
-        let mut told = 0;
+        let (mut told, mut is_silent) = (0, true);
         while let Some((line, what)) = lines.next().await? {
+            is_silent &= !matches!(what, TraceLine::Packet(_));
             match what {
                 TraceLine::Packet(_) if *json => print(&(line + "\n"))?,
                 TraceLine::Packet(packet) => print(&traced(&packet))?,
@@ -142,6 +143,13 @@ pub(crate) fn trace(arguments: &TraceArguments) -> Result<()> {
                 }
                 TraceLine::Missed(_) => {}
             }
+        }
+        if is_silent {
+            let what = match of.drops || of.new {
+                true => "no such packet came in this time",
+                false => "nothing of it arrives here: if it is sent, the cause is on its way",
+            };
+            let _ = writeln!(io::stderr(), "{what}");
         }
         Ok(())
     })

@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use waxwing_control::admin::requests::AddBackend;
 use waxwing_control::health::AdminState;
 
 use arguments::{
@@ -263,6 +264,28 @@ enum BackendCommand {
         #[arg(value_parser = weight)]
         weight: Weight,
     },
+    /// Adds a backend that is not in the config's file. It goes on over reloads, restarts and upgrades, until
+    /// it is removed or the file has it.
+    Add {
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// The service's name.
+        service: String,
+        /// Its address and port; the address alone if the service has several ports.
+        #[arg(value_name = "ADDRESS:PORT")]
+        address: String,
+        /// Its share of new sessions.
+        #[arg(long)]
+        weight: Option<u16>,
+        /// A name for people.
+        #[arg(long)]
+        name: Option<String>,
+        /// A number for the policy.
+        #[arg(long)]
+        tag: Option<u32>,
+    },
+    /// Takes away a backend that `add` has added. Its sessions end as those of one that a reload removes.
+    Remove(#[command(flatten)] OneBackend),
     /// Treats a backend as down; the service's `on_down` decides about its sessions.
     Disable(#[command(flatten)] OneBackend),
     /// Ends `drain` and `disable`; the backend's health decides again.
@@ -378,6 +401,24 @@ fn backend(command: BackendCommand) -> anyhow::Result<()> {
         BackendCommand::Disable(which) => query::set_backend(which, AdminState::Disabled, None),
         BackendCommand::Enable(which) => query::set_backend(which, AdminState::Enabled, None),
         BackendCommand::Weight { which, weight } => query::set_weight(which, weight.0),
+        BackendCommand::Add {
+            admin,
+            service,
+            address,
+            weight,
+            name,
+            tag,
+        } => {
+            let request = AddBackend {
+                service,
+                address,
+                weight,
+                name,
+                tag,
+            };
+            query::add_backend(&admin, &request)
+        }
+        BackendCommand::Remove(which) => query::remove_backend(which),
     }
 }
 

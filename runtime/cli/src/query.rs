@@ -10,14 +10,16 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use waxwing_control::admin::client::Client;
 use waxwing_control::admin::requests::{
-    KillSessions, LiftQuarantine, RollBack, SetBackend, SetWeight,
+    AddBackend, KillSessions, LiftQuarantine, RemoveBackend, RollBack, SetBackend, SetWeight,
 };
 use waxwing_control::admin::resources::{ConfigDiff, ConfigItem};
 use waxwing_control::admin::signals::SetSignals;
 use waxwing_control::admin::status::Availability;
 use waxwing_control::health::AdminState;
 
-use crate::arguments::{EventsArguments, KillArguments, OneBackend, SessionsArguments};
+use crate::arguments::{
+    AdminAddress, EventsArguments, KillArguments, OneBackend, SessionsArguments,
+};
 use crate::render;
 
 /// The exit code of a balancer that serves although something is wrong. An error's is 1, a wrong command
@@ -199,6 +201,22 @@ pub(crate) fn set_weight(which: OneBackend, weight: Option<u32>) -> Result<()> {
         weight,
     };
     change(&admin.socket, "/v1/backends/weight", &request)
+}
+
+/// `waxwing backend add`.
+pub(crate) fn add_backend(admin: &AdminAddress, request: &AddBackend) -> Result<()> {
+    change(&admin.socket, "/v1/backends/add", request)
+}
+
+/// `waxwing backend remove`.
+pub(crate) fn remove_backend(which: OneBackend) -> Result<()> {
+    let OneBackend {
+        admin,
+        service,
+        backend,
+    } = which;
+    let request = RemoveBackend { service, backend };
+    change(&admin.socket, "/v1/backends/remove", &request)
 }
 
 /// `waxwing backend drain`, `disable` and `enable`.

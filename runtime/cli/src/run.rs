@@ -462,10 +462,12 @@ fn shared(config: &Config, workers: usize, frame_len_max: u32) -> Result<SharedS
     let seed = || std::array::from_fn(|word| RandomState::new().hash_one(word));
     let sessions =
         SessionTable::new(sessions_max, seed()).context("cannot create the session table")?;
+    sessions.set_sampling(config.sample_sessions);
+    let gauges = Gauges::new(config.backends_max, workers).with_services(config.services_max);
     Ok(SharedState {
         sessions: Arc::new(sessions),
         next_hops: Arc::new(HopTable::new(config.backends_max)),
-        gauges: Arc::new(Gauges::new(config.backends_max, workers)),
+        gauges: Arc::new(gauges),
         fragments: Arc::new(FragmentTable::new(fragment_limits(frame_len_max), seed())),
         direct: Arc::new(DirectFlows::new(
             config.sessions_max / SESSIONS_PER_DIRECT_FLOW,

@@ -153,7 +153,7 @@ fn act(
     (created, removed): (&AtomicU64, &AtomicU64),
 ) {
     match random.below(16) {
-        0..5 => match insert(table, cache, key, below(random, 1 << 23)) {
+        0..5 => match insert(table, cache, key, below(random, 1 << 22)) {
             Insert::Created(at) => {
                 created.fetch_add(1, Ordering::SeqCst);
                 known.insert(key, at);
@@ -314,7 +314,7 @@ fn sessions_are_glimpsed_whole() {
                 let mut cache = table.slot_cache();
                 let mut known = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    let (key, nonce) = (below(&mut random, KEYS), below(&mut random, 1 << 23));
+                    let (key, nonce) = (below(&mut random, KEYS), below(&mut random, 1 << 22));
                     if let Insert::Created(at) = insert(table, &mut cache, key, nonce) {
                         known.push(at);
                     }

@@ -185,7 +185,7 @@ fn send(
 }
 
 /// An address of RFC 2544's range.
-fn stranger(number: u32) -> IpAddr {
+pub(crate) fn stranger(number: u32) -> IpAddr {
     Ipv4Addr::from(0xc612_0000 | number & 0x1_ffff).into()
 }
 

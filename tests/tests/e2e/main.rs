@@ -26,6 +26,7 @@ mod health;
 mod host;
 mod hostile;
 mod icmp;
+mod incidents;
 mod jumbo;
 mod metrics;
 mod modules;
@@ -178,6 +179,7 @@ fn main() {
         api::SCENARIOS,
         page::SCENARIOS,
         capture::SCENARIOS,
+        incidents::SCENARIOS,
         metrics::SCENARIOS,
         pool::SCENARIOS,
         process::SCENARIOS,

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use waxwing_tests::actors::built_program;
+use waxwing_tests::actors::{RunningLoad, built_program, connections};
+use waxwing_tests::load::UNTIL_STOPPED;
 use waxwing_tests::process::retry;
 use waxwing_tests::topology::{CLIENT4, VIP4};
-use waxwing_tests::{Layout, Process, Topology, Waxwing, query};
+use waxwing_tests::{Layout, Load, Process, Topology, Waxwing, query};
 
-use crate::consequences::{WEB, assert_reset, assert_served_by, server_of, stay};
+use crate::consequences::{WEB, ask, assert_reset, assert_served_by, server_of, stay};
 use crate::health::three;
+use crate::restart::{stop, stop_and_start};
 use crate::{Scenario, scenario};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario!(an_explanation_comes_true),
     scenario!(what_the_operator_changes_is_in_effect_and_recorded),
+    scenario!(an_added_backend_serves_until_it_is_removed),
     scenario!(the_live_view_shows_rates_and_drains, "script"),
 ];
 
@@ -147,6 +150,85 @@ fn what_the_operator_changes_is_in_effect_and_recorded() -> Result<()> {
             .with_context(|| format!("no {part}: {events}"))?;
         ensure!(line.contains("uid 0, pid "), "{line}");
     }
+    waxwing.stop().map(drop)
+}
+
+fn an_added_backend_serves_until_it_is_removed() -> Result<()> {
+    let topology = Topology::new(Layout::default())?;
+    let (_servers, mut config) = three(&topology)?;
+    let web = config.service_mut("web")?;
+    web.health.clear();
+    let third = web.backends.pop().context("no third backend")?;
+    let endpoint = format!("{}:{}", third.address, third.port.unwrap_or(8080));
+    let mut waxwing = Waxwing::start(&topology, &config)?;
+    let load = Load {
+        rate: 200,
+        ..connections(VIP4, 80, UNTIL_STOPPED)
+    };
+    let mut load = RunningLoad::start(&topology.client, load)?;
+    assert_served_by(&topology, &["1", "2"])?;
+
+    let add = ["backend", "add", "web", &endpoint, "--name", "third"];
+    ask(&waxwing, &add)?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    waxwing.reload(&config)?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    let said = waxwing.ask(&["status"])?.stdout;
+    ensure!(said.contains("added by an operator"), "{said}");
+    let difference = waxwing.ask(&["config", "diff"])?.stdout;
+    ensure!(!difference.contains("third"), "{difference}");
+    load.stop()?;
+    let tally = load.finish()?;
+    ensure!(tally.failed() == 0, "requests failed: {:?}", tally.failures);
+
+    stop_and_start(&mut waxwing, Duration::from_millis(100))?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+    waxwing.upgrade()?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
+
+    for (command, why) in [
+        (&add[..], "the service has it already"),
+        (&["backend", "add", "web", "10.2.0.14"], "it has no port"),
+        (&["backend", "add", "web", "here:80"], "write ADDRESS:PORT"),
+        (&["backend", "add", "wob", &endpoint], "web"),
+        (&["backend", "remove", "web", "server-1"], "waxwing.toml"),
+        (&["backend", "remove", "web", "fourth"], "third"),
+    ] {
+        let finished = waxwing.ask(command)?;
+        let said = finished.stderr;
+        ensure!(
+            !finished.status.success() && said.contains(why),
+            "{command:?}: {said}"
+        );
+    }
+    ask(&waxwing, &["backend", "remove", "web", "third"])?;
+    assert_served_by(&topology, &["1", "2"])?;
+
+    // The file comes first.
+    ask(&waxwing, &add)?;
+    config.service_mut("web")?.backends.push(third);
+    let said = waxwing.reload(&config)?;
+    ensure!(said.contains("the service has it already"), "{said}");
+    let said = waxwing.ask(&["status"])?.stdout;
+    ensure!(!said.contains("added by an operator"), "{said}");
+    assert_served_by(&topology, &["1", "2", "3"])?;
+
+    // One that the file does not allow beside its own keeps nothing from starting.
+    let fourth = [
+        "backend",
+        "add",
+        "web",
+        "10.2.0.14:8080",
+        "--name",
+        "fourth",
+    ];
+    ask(&waxwing, &fourth)?;
+    stop(&mut waxwing)?;
+    config.service_mut("web")?.backends[2].name = Some("fourth".to_owned());
+    waxwing.write_config(&config.to_toml()?)?;
+    waxwing.restart()?;
+    waxwing.wait_log("which do not fit the config's file")?;
+    assert_served_by(&topology, &["1", "2", "3"])?;
     waxwing.stop().map(drop)
 }
 

@@ -84,6 +84,9 @@ pub(crate) fn state(backend: &BackendStatus) -> String {
 
 fn details(backend: &BackendStatus) -> Vec<String> {
     let mut lines = Vec::new();
+    if backend.added {
+        lines.push("added by an operator".to_owned());
+    }
     let hop = &backend.next_hop;
     let state = backend.health.as_ref().map(|health| health.state);
     if !hop.resolved {
@@ -106,12 +109,44 @@ fn details(backend: &BackendStatus) -> Vec<String> {
     if !failures.is_empty() {
         lines.push(format!("connections: {}", failures.join(", ")));
     }
+    lines.extend(sampled(backend));
     let signals = backend.signals.iter();
     let signals: Vec<String> = signals.map(|(name, n)| format!("{name}={n}")).collect();
     if !signals.is_empty() {
         lines.push(format!("signals: {}", signals.join(", ")));
     }
     lines.extend(backend.health.iter().flat_map(health));
+    lines
+}
+
+/// Returns what sampled sessions showed.
+fn sampled(backend: &BackendStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if backend.first_byte_us > 0 {
+        let ms = f64::from(backend.first_byte_us) / 1000.0;
+        lines.push(format!("first byte after {ms:.1} ms"));
+    }
+    let asked = &backend.sampled_forward;
+    if asked.given_up > 0 {
+        lines.push(format!(
+            "clients gave up before the first byte: in {} of {} sampled sessions",
+            asked.given_up, asked.sessions
+        ));
+    }
+    for (of, whither) in [(asked, "to"), (&backend.sampled_reply, "from")] {
+        if of.resent > 0 {
+            lines.push(format!(
+                "retransmitted {whither} it: {} of {} sampled segments",
+                of.resent, of.segments
+            ));
+        }
+        if of.stuck > 0 {
+            lines.push(format!(
+                "large packets {whither} it never acknowledged: in {} of {} sampled sessions",
+                of.stuck, of.sessions
+            ));
+        }
+    }
     lines
 }
 

@@ -16,7 +16,8 @@ use utoipa_axum::routes;
 
 use crate::admin::caller::Caller;
 use crate::admin::requests::{
-    ApplyConfig, KillSessions, LiftQuarantine, RollBack, SetBackend, SetWeight,
+    AddBackend, ApplyConfig, KillSessions, LiftQuarantine, RemoveBackend, RollBack, SetBackend,
+    SetWeight,
 };
 use crate::admin::server::{App, Request};
 use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
@@ -32,6 +33,8 @@ pub(super) fn router(app: App) -> OpenApiRouter {
         .routes(routes!(set_signals))
         .routes(routes!(set_backend))
         .routes(routes!(set_weight))
+        .routes(routes!(add_backend))
+        .routes(routes!(remove_backend))
         .routes(routes!(kill))
         .routes(routes!(lift))
         .routes(routes!(roll_back))
@@ -106,6 +109,24 @@ async fn set_backend(State(app): State<App>, Json(body): Json<SetBackend>) -> Re
     (status = 409, description = "The reason", body = ErrorBody)))]
 async fn set_weight(State(app): State<App>, Json(body): Json<SetWeight>) -> Response {
     ask(&app, |answer| Request::SetWeight(body, answer), nothing).await
+}
+
+/// Adds a backend that is not in the config's file.
+#[utoipa::path(post, path = "/v1/backends/add", request_body = AddBackend, responses(
+    (status = 200, description = "Warnings, what changed", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
+async fn add_backend(State(app): State<App>, Json(body): Json<AddBackend>) -> Response {
+    let request = |answer| Request::AddBackend(body, answer);
+    ask(&app, request, |done| changes(&done)).await
+}
+
+/// Takes away a backend that is not in the config's file.
+#[utoipa::path(post, path = "/v1/backends/remove", request_body = RemoveBackend, responses(
+    (status = 200, description = "Warnings, what changed", body = String, content_type = "text/plain"),
+    (status = 409, description = "The reason", body = ErrorBody)))]
+async fn remove_backend(State(app): State<App>, Json(body): Json<RemoveBackend>) -> Response {
+    let request = |answer| Request::RemoveBackend(body, answer);
+    ask(&app, request, |done| changes(&done)).await
 }
 
 /// Ends the quarantine of a module's builds.

@@ -13,6 +13,7 @@ use waxwing_dataplane::counters::FailureRate;
 
 use crate::admin::flood::OpenedSessions;
 use crate::admin::report::Reporter;
+use crate::admin::symptoms::Counts;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -80,6 +81,11 @@ pub(crate) async fn keep(reporter: Arc<Reporter>) -> Infallible {
         before = after;
         let view = reporter.view.get();
         rates.retain(|id, _| view.snapshot.backend(*id).is_some());
+        let counts = |id| {
+            let sampled = reporter.gauges.samples().segments(id);
+            Counts::new(&reporter.counters.of(id, &reporter.gauges), sampled)
+        };
+        reporter.symptoms.update(&view.snapshot, counts, now);
         let gauges = &reporter.gauges;
         for id in view.snapshot.backends().map(|backend| backend.id) {
             let sessions = gauges.opened(id);

@@ -25,8 +25,9 @@ use crate::admin::status::{
     ReturnPathStatus, ServiceStatus, SessionsStatus, SourceStatus, Status, TrafficStatus,
     WorkerStatus,
 };
+use crate::admin::symptoms::Symptoms;
 use crate::config;
-use crate::health::HealthMonitor;
+use crate::health::{HealthMonitor, HealthState};
 use crate::network::hop_state::HopState;
 use crate::network::resolver::{HopStates, Resolver};
 use crate::publish::counter_totals::CounterTotals;
@@ -55,6 +56,7 @@ pub(crate) struct Reporter {
     pub(crate) health: Arc<HealthMonitor>,
     pub(crate) log: Arc<LogState>,
     pub(crate) flood: FloodWatch,
+    pub(crate) symptoms: Symptoms,
 }
 
 impl Reporter {
@@ -135,7 +137,14 @@ impl Reporter {
         let flood = self.flood.problem(&self.sessions);
         let problems = view.problems.iter().cloned();
         let modules = self.policy_host.problem();
-        problems.chain(log).chain(flood).chain(modules).collect()
+        let passes_checks = |backend: &Backend| {
+            let state = self.health.state(snapshot_key(backend));
+            state.is_some_and(|(state, _)| state == HealthState::Up)
+        };
+        let symptoms = self.symptoms.problems(&view.snapshot, passes_checks);
+        let problems = problems.chain(log).chain(flood).chain(modules);
+        let uneven = self.symptoms.uneven(view, &self.sessions);
+        problems.chain(symptoms).chain(uneven).collect()
     }
 
     pub(super) fn ports(&self) -> Vec<PortStatus> {
@@ -195,6 +204,7 @@ impl Reporter {
                     Some(BackendStatus {
                         name: configured.name.as_ref().map(|name| name.value.to_string()),
                         configured_weight: Some(configured.weight),
+                        added: configured.is_added,
                         health: Some(self.health.status(snapshot_key(backend), &entry.health)),
                         ..self.backend(backend, &view.snapshot, &entry.signals, &hops)
                     })
@@ -291,6 +301,7 @@ impl Reporter {
             address: backend.address.to_string(),
             port: (backend.port != Backend::PORT_KEPT).then_some(backend.port),
             configured_weight: None,
+            added: false,
             weight: backend.weight,
             healthy: backend.healthy,
             health: None,
@@ -305,9 +316,12 @@ impl Reporter {
             failures_ppm: failures.ppm,
             failure_samples: failures.samples,
             latency_us: gauges.latency_us(backend.id),
+            first_byte_us: gauges.samples().first_byte_us(backend.id),
             signals: signals::named(signal_names, gauges.signals(backend.id)),
             forward: totals.forward,
             reply: totals.reply,
+            sampled_forward: totals.sampled[0],
+            sampled_reply: totals.sampled[1],
             next_hop: next_hop(backend.address, snapshot, hops),
         }
     }

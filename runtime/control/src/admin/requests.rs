@@ -21,6 +21,36 @@ pub struct SetBackend {
     pub within_s: Option<u64>,
 }
 
+/// `POST /v1/backends/add`: a backend that is not in the config's file. It goes on over reloads, restarts and
+/// upgrades, until it is removed or the file has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddBackend {
+    /// The service's name.
+    pub service: String,
+    /// Its address and port; the address alone if the service has several ports, which sessions keep.
+    pub address: String,
+    /// Its share of new sessions; 1 by default.
+    #[serde(default)]
+    pub weight: Option<u16>,
+    /// A name for people.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// A number for the policy; 0 by default.
+    #[serde(default)]
+    pub tag: Option<u32>,
+}
+
+/// `POST /v1/backends/remove`: takes an added backend away.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveBackend {
+    /// The service's name.
+    pub service: String,
+    /// The backend's name, or its address and port.
+    pub backend: String,
+}
+
 /// `POST /v1/backends/weight`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -266,7 +266,9 @@ async fn config(State(reporter): State<Arc<Reporter>>) -> Response {
 async fn config_diff(State(reporter): State<Arc<Reporter>>) -> Response {
     let running = Arc::clone(&reporter.view.get().config);
     let compared = tokio::task::spawn_blocking(move || {
-        let read = Config::read_file(running.source().path()).and_then(ParsedConfig::finish);
+        let added = running.added.clone();
+        let read = Config::read_file_with(running.source().path(), |_| added);
+        let read = read.and_then(ParsedConfig::finish);
         match read {
             Ok((new, _)) => ConfigDiff {
                 schema_version: SCHEMA_VERSION,

@@ -26,12 +26,15 @@ use utoipa_axum::routes;
 use crate::admin::filter::NoSuchService;
 use crate::admin::openapi::described;
 use crate::admin::report::Reporter;
-use crate::admin::requests::{ApplyConfig, LiftQuarantine, RollBack, SetBackend, SetWeight};
+use crate::admin::requests::{
+    AddBackend, ApplyConfig, LiftQuarantine, RemoveBackend, RollBack, SetBackend, SetWeight,
+};
 use crate::admin::resources;
 use crate::admin::sessions::{QueryError, SessionFilter, SessionsQuery};
 use crate::admin::status::{HealthReport, ReloadStatus, SessionStatus, Status};
 use crate::admin::stream::Writers;
 use crate::admin::{capture, changes, metrics_listener, page};
+use crate::publish::controller::added::AddError;
 use crate::publish::controller::checks::SetBackendError;
 use crate::publish::controller::policies::{LiftError, RollBackError};
 use crate::publish::controller::reload::{ApplyError, ReloadError};
@@ -54,6 +57,13 @@ pub(crate) enum Request {
     SetBackend(SetBackend, oneshot::Sender<Result<(), SetBackendError>>),
     /// Sets the operator's weight of a backend.
     SetWeight(SetWeight, oneshot::Sender<Result<(), SetBackendError>>),
+    /// Adds a backend; returns what changed.
+    AddBackend(AddBackend, oneshot::Sender<Result<ReloadStatus, AddError>>),
+    /// Takes an added backend away; returns what changed.
+    RemoveBackend(
+        RemoveBackend,
+        oneshot::Sender<Result<ReloadStatus, AddError>>,
+    ),
     /// Rolls a module back; returns what serves instead.
     RollBack(RollBack, oneshot::Sender<Result<String, RollBackError>>),
     /// Lifts a quarantine; returns the hashes.

@@ -15,6 +15,7 @@ pub use waxwing_plugin::{
     BuildStatus, CanaryStatus, ModuleStatus, QuarantinedBuild, RefusedStatus, StepStatus,
 };
 
+pub use super::sampled::SampledStatus;
 pub use crate::health::status::{BackendHealthStatus, ChangeStatus, CheckStatus, ChecksStatus};
 
 /// The version of what the API answers.
@@ -359,6 +360,9 @@ pub struct BackendStatus {
     /// Its weight in the config; `None` once it is removed from there.
     #[serde(default)]
     pub configured_weight: Option<u32>,
+    /// Whether an operator added it while the balancer ran: the config's file does not have it.
+    #[serde(default)]
+    pub added: bool,
     /// Its share of new sessions among its service's backends, after adjustments by health, which also scale
     /// the weights of the other backends; 0 takes no new sessions.
     pub weight: u32,
@@ -389,12 +393,22 @@ pub struct BackendStatus {
     pub failure_samples: u32,
     /// Time from SYN to SYN-ACK in microseconds, as a moving average; 0 if not measured.
     pub latency_us: u32,
+    /// Time from a client's first data to its own in microseconds, as a moving average over sampled sessions;
+    /// 0 if not measured.
+    #[serde(default)]
+    pub first_byte_us: u32,
     /// Its signals by name; unnamed ones by number.
     pub signals: BTreeMap<String, u32>,
     /// Traffic from clients.
     pub forward: TrafficStatus,
     /// Traffic to clients.
     pub reply: TrafficStatus,
+    /// What its sampled sessions' clients sent.
+    #[serde(default)]
+    pub sampled_forward: SampledStatus,
+    /// What it sent in its sampled sessions.
+    #[serde(default)]
+    pub sampled_reply: SampledStatus,
     pub next_hop: NextHopStatus,
 }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::added::AddedBackends;
 use super::check;
 use super::model::Config;
 use super::problem::{ConfigErrors, Problem, Problems, Severity, SourceText, into_warnings};
@@ -35,6 +36,14 @@ impl Config {
     /// # Errors
     /// The file cannot be read.
     pub fn read_file(path: &Path) -> Result<ParsedConfig, ConfigErrors> {
+        Self::read_file_with(path, |_| AddedBackends::default())
+    }
+
+    /// Like [`Config::read_file`], with the backends that `added` returns for the config of the file.
+    pub(crate) fn read_file_with(
+        path: &Path,
+        added: impl FnOnce(&Self) -> AddedBackends,
+    ) -> Result<ParsedConfig, ConfigErrors> {
         let mut bytes = Vec::new();
         std::fs::File::open(path)
             .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes))
@@ -60,15 +69,26 @@ impl Config {
             );
             return Err(problem.into());
         }
-        Ok(Self::read(&text, path))
+        Ok(Self::read_with(&text, path, added))
     }
 
     /// Reads a text. The caller may add problems before [`ParsedConfig::finish`].
     #[must_use]
     pub fn read(text: &str, path: &Path) -> ParsedConfig {
+        Self::read_with(text, path, |_| AddedBackends::default())
+    }
+
+    /// Like [`Config::read`], with the backends that `added` returns for the config of the text.
+    pub(crate) fn read_with(
+        text: &str,
+        path: &Path,
+        added: impl FnOnce(&Self) -> AddedBackends,
+    ) -> ParsedConfig {
         let mut problems = Problems::new(&Arc::new(SourceText::new(path, text)));
-        let config = sections::read(&mut problems);
-        if let Some(config) = &config {
+        let mut config = sections::read(&mut problems);
+        if let Some(config) = &mut config {
+            let added = added(config);
+            config.admit(added, &mut problems);
             check::check(config, &mut problems);
         }
         ParsedConfig {

@@ -19,6 +19,7 @@
 //! `model`, by the key list in `schema`, with the typed getters of `reader` and `values`; `check`
 //! compares values across tables; `problem` holds and prints what is wrong.
 
+pub(crate) mod added;
 mod check;
 mod json_schema;
 mod load;

@@ -108,6 +108,7 @@ pub(super) static MODULE_SHARE: Key = optional("module_share", "10");
 pub(super) static SESSIONS_MAX: Key = optional("sessions_max", "1_000_000");
 pub(super) static SERVICES_MAX: Key = optional("services_max", "1_024");
 pub(super) static BACKENDS_MAX: Key = optional("backends_max", "16_384");
+pub(super) static SAMPLE_SESSIONS: Key = optional("sample_sessions", "64");
 pub(super) static CLUSTER_KEY: Key =
     optional("cluster_key", r#""00112233445566778899aabbccddeeff""#);
 pub(super) static ZERO_COPY: Key = optional("zero_copy", r#""auto""#);
@@ -154,6 +155,7 @@ pub(super) static PROTOCOL: Key = required("protocol", r#""tcp""#);
 pub(super) static POLICY: Key = required("policy", r#""round_robin""#);
 pub(super) static POLICY_CONFIG: Key = key("policy_config", "{ }", Shape::Free, false);
 pub(super) static MID_STREAM: Key = optional("mid_stream", r#""pick""#);
+pub(super) static UNEVEN: Key = optional("uneven", "true");
 pub(super) static ADOPT_REPLIES: Key = optional("adopt_replies", "true");
 
 pub(super) static SERVICE_SESSIONS_MAX: Key = optional("sessions_max", "500_000");
@@ -288,6 +290,7 @@ pub(super) static ROOT: Section = Section {
         &SESSIONS_MAX,
         &SERVICES_MAX,
         &BACKENDS_MAX,
+        &SAMPLE_SESSIONS,
         &CLUSTER_KEY,
         &ZERO_COPY,
         &POLL,
@@ -351,6 +354,7 @@ static SERVICE_SECTION: Section = Section {
         &POLICY,
         &POLICY_CONFIG,
         &MID_STREAM,
+        &UNEVEN,
         &ADOPT_REPLIES,
         &SERVICE_SOURCE_NAT,
         &SERVICE_SESSIONS_MAX,

@@ -9,9 +9,10 @@ use std::ops::{AddAssign, Sub};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use waxwing_dataplane::counters::{Traffic, WorkerCounters};
+use waxwing_dataplane::model::Service;
 use waxwing_dataplane::{Backend, BackendId, DropReason, Gauges, ServiceId, Snapshot};
 
-use crate::admin::status::TrafficStatus;
+use crate::admin::status::{SampledStatus, TrafficStatus};
 use crate::publish::keys::ServiceKey;
 
 /// All workers' counters, by backend and by service.
@@ -62,6 +63,8 @@ pub(crate) struct BackendTotals {
     pub(crate) unreachable: u64,
     pub(crate) forward: TrafficStatus,
     pub(crate) reply: TrafficStatus,
+    /// What its sampled sessions showed, to the backend and from it.
+    pub(crate) sampled: [SampledStatus; 2],
 }
 
 impl CounterTotals {
@@ -95,6 +98,12 @@ impl CounterTotals {
         // Before the gauges are cleared: until then they are the earlier backend's.
         self.set(ledger.clone());
         reused.iter().for_each(|id| gauges.forget(*id));
+        for service in new.services() {
+            let before = ledger.services.get(&service.id);
+            if before.is_some_and(|before| before.key != key_of(service)) {
+                gauges.samples().forget_service(service.id);
+            }
+        }
         ledger.admit(new, |id| self.since_start(id));
         ledger.admit_services(new, |id| self.dropped_under(id));
         ledger.forget_services(new);
@@ -164,6 +173,7 @@ impl CounterTotals {
             sessions: gauges.opened(id),
             refused: gauges.refused(id),
             unanswered: gauges.unanswered(id),
+            sampled: gauges.samples().segments(id).map(Into::into),
             ..self.since_start(id)
         }
     }
@@ -198,7 +208,7 @@ impl Ledger {
     /// Takes in the snapshot's services. What was dropped under their ids before stays with the earlier ones.
     fn admit_services(&mut self, snapshot: &Snapshot, dropped: impl Fn(ServiceId) -> Drops) {
         for service in snapshot.services() {
-            let key = (service.vip, service.ports, service.protocol);
+            let key = key_of(service);
             let new = ServiceTenant {
                 key,
                 name: Arc::clone(&service.name),
@@ -229,6 +239,10 @@ impl Ledger {
         self.past.retain(|service, _| known.contains(service));
         self.past_drops.retain(|service, _| known.contains(service));
     }
+}
+
+fn key_of(service: &Service) -> ServiceKey {
+    (service.vip, service.ports, service.protocol)
 }
 
 impl Default for Drops {
@@ -269,6 +283,13 @@ impl AddAssign for BackendTotals {
             sum.packets += more.packets;
             sum.bytes += more.bytes;
         }
+        for (sum, more) in self.sampled.iter_mut().zip(more.sampled) {
+            sum.sessions += more.sessions;
+            sum.segments += more.segments;
+            sum.resent += more.resent;
+            sum.stuck += more.stuck;
+            sum.given_up += more.given_up;
+        }
     }
 }
 
@@ -286,6 +307,8 @@ impl Sub for BackendTotals {
             unreachable: self.unreachable.saturating_sub(base.unreachable),
             forward: difference(self.forward, base.forward),
             reply: difference(self.reply, base.reply),
+            // Cleared when an id is reused.
+            sampled: self.sampled,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use futures_util::StreamExt;
 use waxwing_packet::{Address, Family};
 
+use crate::config::added::AddedBackends;
 use crate::config::names::remedy;
 use crate::config::{Config, ConfigErrors, Located, Mode, Problem};
 use crate::network::bridge;
@@ -50,7 +51,23 @@ pub enum PreflightError {
 /// # Errors
 /// [`PreflightError`].
 pub async fn load(path: &Path, options: ModuleOptions) -> Result<Checked, PreflightError> {
-    let mut reading = Config::read_file(path)?;
+    let added = |config: &Config| match options.state.clone() {
+        Some(program) => AddedBackends::read(config.state_folder(program)),
+        None => AddedBackends::default(),
+    };
+    let mut reading = Config::read_file_with(path, added)?;
+    if reading.is_refused() {
+        let alone = Config::read_file_with(path, |config| added(config).without_any())?;
+        if !alone.is_refused()
+            && let Err(errors) = reading.finish()
+        {
+            tracing::warn!(
+                "the backends that an operator has added are left out, which do not fit the config's \
+                 file:\n{errors}"
+            );
+        }
+        reading = alone;
+    }
     let kernel = Kernel::connect()?;
     let found = network(reading.config(), &kernel).await?;
     reading.add(found);

@@ -41,6 +41,7 @@ use crate::admin::rates;
 use crate::admin::report::Reporter;
 use crate::admin::server::Request;
 use crate::admin::socket::AdminError;
+use crate::admin::symptoms::Symptoms;
 use crate::config::Config;
 use crate::health::{BoundChecks, HealthMonitor};
 use crate::publish::catalog::{Catalog, CatalogError};
@@ -361,6 +362,7 @@ fn reporter(controller: &Controller, log: Arc<LogState>, started: Instant) -> Re
         check_host: Arc::clone(&controller.check_host),
         health: Arc::clone(&controller.health),
         flood: FloodWatch::default(),
+        symptoms: Symptoms::default(),
     }
 }
 

@@ -136,6 +136,12 @@ async fn serve(controller: &mut Controller, request: Request) -> Option<Successo
         Request::SetWeight(request, answer) => {
             let _ = answer.send(controller.set_weight(&request).await);
         }
+        Request::AddBackend(request, answer) => {
+            let _ = answer.send(controller.add_backend(request).await);
+        }
+        Request::RemoveBackend(request, answer) => {
+            let _ = answer.send(controller.remove_backend(&request).await);
+        }
         Request::RollBack(request, answer) => {
             let _ = answer.send(controller.roll_back(&request).await);
         }

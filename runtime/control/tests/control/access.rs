@@ -65,6 +65,8 @@ pub(crate) fn read_socket() {
     for path in [
         "/v1/backends/weight",
         "/v1/backends",
+        "/v1/backends/add",
+        "/v1/backends/remove",
         "/v1/reload",
         "/v1/sessions/kill",
     ] {

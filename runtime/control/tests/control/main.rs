@@ -96,6 +96,10 @@ const TESTS: &[(&str, fn())] = &[
         "a weight is set at run time, and stays over a reload",
         steer::weights,
     ),
+    (
+        "a backend is added and removed at run time, and stays over a reload",
+        steer::added,
+    ),
     ("a drain ends when the operator said", steer::drain_within),
     ("sessions are ended by filters", steer::kill),
     ("a module goes back to its build before", steer::roll_back),

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use waxwing_control::admin::requests::{KillSessions, RollBack, SetBackend, SetWeight};
+use waxwing_control::admin::requests::{
+    AddBackend, KillSessions, RemoveBackend, RollBack, SetBackend, SetWeight,
+};
 use waxwing_control::health::AdminState;
 use waxwing_dataplane::model::SessionAction;
 use waxwing_dataplane::session::Phase;
@@ -57,6 +59,68 @@ pub(crate) fn weights() {
     let error = bed.weigh("web-1", Some(65_536)).unwrap_err();
     assert!(error.contains("from 0 to 65535"), "{error}");
     assert!(bed.weigh("web-9", Some(1)).is_err());
+}
+
+pub(crate) fn added() {
+    let bed = Bed::new(WEB);
+    let add = |service: &str, address: &str, name: Option<&str>| {
+        let request = AddBackend {
+            service: service.into(),
+            address: address.into(),
+            weight: Some(5),
+            name: name.map(Into::into),
+            tag: Some(7),
+        };
+        bed.change("/v1/backends/add", &request)
+    };
+    let remove = |backend: &str| {
+        let request = RemoveBackend {
+            service: "web".into(),
+            backend: backend.into(),
+        };
+        bed.change("/v1/backends/remove", &request)
+    };
+    for (service, address, name, why) in [
+        ("wbe", "10.77.0.3:8080", None, "did you mean \"web\"?"),
+        ("web", "10.77.0.3", None, "it has no port"),
+        ("web", "10.77.0.3:0", None, "write ADDRESS:PORT"),
+        ("web", "10.77.0.2:8080", None, "has it already"),
+        ("web", "[2001:db8::3]:80", None, "different IP versions"),
+        ("web", "10.77.0.3:8080", Some("a b"), "not a valid name"),
+    ] {
+        let error = add(service, address, name).unwrap_err();
+        assert!(error.contains(why), "{address}: {error}");
+    }
+    assert_eq!(bed.weights(), [1]);
+    let said = add("web", "10.77.0.3:8080", Some("new")).unwrap();
+    assert!(said.contains(": +1 backend, 0 sessions touched"), "{said}");
+    let are_added = || {
+        let backends = bed.status().services[0].backends.clone();
+        backends.iter().map(|it| it.added).collect::<Vec<_>>()
+    };
+    let said = bed.reload().unwrap();
+    assert!(said.contains(": nothing changed"), "{said}");
+    assert_eq!(bed.weights(), [1, 5]);
+    assert_eq!(are_added(), [false, true]);
+    bed.weigh("new", Some(9)).unwrap();
+    assert_eq!(bed.weights(), [1, 9]);
+
+    let error = remove("10.77.0.2:8080").unwrap_err();
+    assert!(error.contains("take it out there and reload"), "{error}");
+    assert!(remove("newer").is_err());
+    let said = remove("new").unwrap();
+    assert!(said.contains(": -1 backend, 0 sessions touched"), "{said}");
+    assert_eq!(bed.weights(), [1]);
+
+    // What the file has is the file's.
+    add("web", "10.77.0.3:8080", None).unwrap();
+    bed.write(&format!("{WEB}{TWO}"));
+    let said = bed.reload().unwrap();
+    assert!(said.contains("has it already"), "{said}");
+    assert_eq!((bed.weights(), are_added()), (vec![1, 1], vec![false; 2]));
+    bed.write(WEB);
+    bed.reload().unwrap();
+    assert_eq!(bed.weights(), [1]);
 }
 
 pub(crate) fn drain_within() {

@@ -16,6 +16,15 @@ impl Counter {
         );
     }
 
+    /// Adds. Any thread may call it, if none calls [`Counter::add`].
+    pub(super) fn add_shared(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
     #[inline]
     #[must_use]
     pub fn get(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::{SampleCounters, moving_average};
 use crate::atomics::{copy_u32, copy_u64};
 use crate::session::{Phase, WORKER_UNCOUNTED};
 use crate::{BackendId, SOURCES_MAX, SourceId};
@@ -23,6 +24,7 @@ pub struct Gauges {
     failed: Box<[AtomicU32]>,
     /// Sessions by source address.
     sources: Box<[AtomicU32]>,
+    samples: SampleCounters,
 }
 
 /// What workers write.
@@ -144,9 +146,6 @@ pub struct FailureRate {
     pub samples: u32,
 }
 
-/// The inverse weight of a new measurement in the moving average, as in RFC 6298's smoothed round-trip time.
-const LATENCY_GAIN: u32 = 8;
-
 impl Gauges {
     /// For backend ids below `backends_max`.
     #[must_use]
@@ -162,7 +161,23 @@ impl Gauges {
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             sources: (0..=SOURCES_MAX).map(|_| AtomicU32::new(0)).collect(),
+            samples: SampleCounters::new(backends_max),
         }
+    }
+
+    /// Keeps the times that sampled sessions show, too, for service ids below `services_max`.
+    #[must_use]
+    pub fn with_services(self, services_max: usize) -> Self {
+        Self {
+            samples: self.samples.with_services(services_max),
+            ..self
+        }
+    }
+
+    /// What the sampled sessions have shown.
+    #[must_use]
+    pub const fn samples(&self) -> &SampleCounters {
+        &self.samples
     }
 
     /// The numbers as they are now.
@@ -173,6 +188,8 @@ impl Gauges {
             here: self.here.iter().map(Phases::copy).collect(),
             failed: self.failed.iter().map(copy_u32).collect(),
             sources: self.sources.iter().map(copy_u32).collect(),
+            // No policy reads them.
+            samples: SampleCounters::default(),
         }
     }
 
@@ -213,13 +230,15 @@ impl Gauges {
             .map_or_else(SessionCounts::default, Phases::read)
     }
 
-    /// Counts a session that this worker opened.
+    /// Counts a session that this worker opened. Returns how many the backend had had before.
     #[inline]
-    pub fn begin(&self, worker: usize, backend: BackendId, phase: Phase) {
-        self.measured(backend)
+    pub fn begin(&self, worker: usize, backend: BackendId, phase: Phase) -> u64 {
+        let before = self
+            .measured(backend)
             .opened
             .fetch_add(1, Ordering::Relaxed);
         self.resume(worker, backend, phase);
+        before
     }
 
     /// Like [`Gauges::begin`], for a session that an earlier process opened.
@@ -306,13 +325,7 @@ impl Gauges {
     /// Adds a latency measurement to the average. If two workers do so at once, one may be lost.
     #[inline]
     pub fn measure_latency(&self, backend: BackendId, sample_us: u32) {
-        let average = &self.measured(backend).latency_us;
-        let sample = sample_us.max(1);
-        let next = match average.load(Ordering::Relaxed) {
-            0 => sample,
-            old => old - old / LATENCY_GAIN + sample / LATENCY_GAIN,
-        };
-        average.store(next.max(1), Ordering::Relaxed);
+        moving_average(&self.measured(backend).latency_us, sample_us);
     }
 
     /// New sessions per second; see [`Gauges::set_rates`].
@@ -371,6 +384,7 @@ impl Gauges {
             count.store(0, Ordering::Relaxed);
         }
         self.set_rates(backend, 0, FailureRate::default());
+        self.samples.forget(backend);
         for signal in &self.assigned(backend).signals {
             signal.store(0, Ordering::Relaxed);
         }

@@ -1,4 +1,4 @@
-//! A histogram of durations, written by one worker and read by others.
+//! A histogram of durations, written by its owner, or by all, and read by all.
 //!
 //! Invariant: a bucket's width is at most a quarter of its values. So a quantile is never too low, and at
 //! most a quarter too high, up to one second, which stands for everything longer.
@@ -10,7 +10,7 @@ const STEPS: u32 = 4;
 /// 2^20 microseconds, about a second: longer times count as this.
 const BUCKETS: usize = bucket_of((1 << 20) - 1) + 1;
 
-/// A histogram that one thread writes and any thread reads.
+/// A histogram that any thread reads.
 #[derive(Debug)]
 pub struct Histogram([Counter; BUCKETS]);
 
@@ -25,6 +25,15 @@ impl Histogram {
     #[inline]
     pub fn count(&self, us: u64) {
         self.0[bucket_of(us).min(BUCKETS - 1)].add(1);
+    }
+
+    /// Counts a time that any thread measured; then no thread may call [`Histogram::count`].
+    pub(super) fn count_shared(&self, us: u64) {
+        self.0[bucket_of(us).min(BUCKETS - 1)].add_shared(1);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.iter().for_each(Counter::clear);
     }
 
     /// A copy of the counts.

@@ -13,7 +13,8 @@ use super::flow::{FoundSession, tcp_flags};
 use super::nat::{destination_nat, full_nat};
 use super::verdict::{Stop, Undeliverable};
 use super::{
-    Arrived, WorkerContext, handshake, ingress, return_hop, session_check, session_update,
+    Arrived, WorkerContext, handshake, ingress, return_hop, session_check, session_sample,
+    session_update,
 };
 use crate::egress::{EgressHop, Exit, NextHop, untagged_exit};
 use crate::session::{Direction, SessionRef, Stored};
@@ -81,9 +82,15 @@ pub(crate) fn forward_checked<F: FrameBuf>(
             return Err(DropReason::RefusedRetried.into());
         }
     }
-    if direction == Direction::Reply && context.shared.sessions.is_hop_moving(at) {
-        let bytes = arrived.frame.bytes();
-        let stored = return_hop::confirm(context, (packet, bytes), at, *stored);
+    if context.shared.sessions.is_watched(at) {
+        let packet = (packet, arrived.frame.bytes());
+        session_sample::observe(context, packet, found, now);
+        let stored = match direction {
+            Direction::Reply if context.shared.sessions.is_hop_moving(at) => {
+                return_hop::confirm(context, packet, at, *stored)
+            }
+            _ => *stored,
+        };
         return leave(
             context,
             snapshot,

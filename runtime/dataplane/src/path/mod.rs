@@ -29,6 +29,7 @@ mod session_check;
 mod session_close;
 mod session_open;
 mod session_restore;
+mod session_sample;
 mod session_update;
 mod shared;
 mod slow_path;

@@ -56,7 +56,7 @@ pub(super) fn confirm(
 
 /// The header and payload length of a segment with ACK and without SYN and RST, which says what its sender
 /// has and has sent.
-fn header<'b>(packet: &IpPacket, bytes: &'b [u8]) -> Option<(tcp::Header<'b>, u32)> {
+pub(super) fn header<'b>(packet: &IpPacket, bytes: &'b [u8]) -> Option<(tcp::Header<'b>, u32)> {
     let Transport::Tcp { flags, payload, .. } = packet.transport else {
         return None;
     };

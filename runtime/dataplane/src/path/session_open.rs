@@ -306,13 +306,15 @@ impl Opening<'_> {
         } = &*self.context;
         let session = &self.session;
         let phase = session.tcp.phase();
-        shared
-            .gauges
-            .begin(session.worker.into(), session.backend, phase);
+        let worker = session.worker.into();
+        let before = shared.gauges.begin(worker, session.backend, phase);
         shared.gauges.begin_source(session.source);
         counters.opened.add(1);
         if session.tcp.is_opening() {
             shared.sessions.begin_connect(at, self.now);
+            if session.protocol == Protocol::Tcp {
+                shared.sessions.begin_sample(at, before);
+            }
         } else if session.tcp.has_ended() {
             // A SYN with RST.
             closed.record_end(self.backend, at, session, session.tcp, self.now.tick());

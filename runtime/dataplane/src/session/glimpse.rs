@@ -27,7 +27,7 @@ impl Glimpse {
     /// A return hop has one of these bits if frames to it carry VLAN tags.
     pub(crate) const HOP_TAGGED: u64 = HOP_TAGGED;
 
-    /// The session's backend; an id above all others if a move of its return hop waits.
+    /// The session's backend; an id above all others if a move of its return hop waits, or it is sampled.
     #[inline(always)]
     #[must_use]
     pub const fn backend(&self) -> BackendId {

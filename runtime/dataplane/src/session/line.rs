@@ -1,8 +1,8 @@
 //! One session in one cache line, read without a lock.
 //!
 //! Invariant: the fields of a live line are what one insert wrote, except the last-seen tick, the TCP bits,
-//! the return hop and whether a move of it waits, each of which changes as a whole. See the invariants of
-//! [`super`].
+//! the return hop, and the flags of [`stored::MOVING`] and [`stored::SAMPLED`], each of which changes as a
+//! whole. See the invariants of [`super`].
 
 use waxwing_packet::VlanTags;
 use waxwing_packet::plain::PackedTags;
@@ -184,17 +184,17 @@ impl Line {
         self.hop.store(hop, Ordering::Release);
     }
 
-    pub(super) fn is_moving(&self) -> bool {
-        self.endpoints.load(Ordering::Relaxed) & stored::MOVING != 0
+    /// Whether one of these flags is set: [`stored::MOVING`], [`stored::SAMPLED`].
+    pub(super) fn has_flag(&self, flags: u64) -> bool {
+        self.endpoints.load(Ordering::Relaxed) & flags != 0
     }
 
-    /// Sets or clears the flag that a move of the return hop waits. The caller holds the slot's lock and
-    /// knows that the line is live.
-    pub(super) fn set_moving(&self, moving: bool) {
-        if moving {
-            self.endpoints.fetch_or(stored::MOVING, Ordering::Relaxed);
+    /// Sets or clears a flag. The caller holds the slot's lock and knows that the line is live.
+    pub(super) fn set_flag(&self, flag: u64, set: bool) {
+        if set {
+            self.endpoints.fetch_or(flag, Ordering::Relaxed);
         } else {
-            self.endpoints.fetch_and(!stored::MOVING, Ordering::Relaxed);
+            self.endpoints.fetch_and(!flag, Ordering::Relaxed);
         }
     }
 

@@ -32,7 +32,8 @@
 //!    compare-and-swaps on the word that holds the version. The return hop is written under the slot's lock,
 //!    which a remove takes too. A stale [`SessionTable::touch`] can only move a newer session's last-seen
 //!    forward, to a time that has passed.
-//!    So is the flag that a move of the hop waits for the server ([`SessionTable::ask_hop_move`]).
+//!    So are the flags that a move of the hop waits for the server ([`SessionTable::ask_hop_move`]), and that
+//!    the session is sampled.
 //! 7. **Measurements order nothing.** A session's bytes, the time of its SYN and its server's sequence number
 //!    are stored beside the lines, by slot, and written without a lock. At a session's end, or when two
 //!    sessions share an entry, a measurement may be lost; a session never is.
@@ -51,6 +52,7 @@ mod memory;
 mod pool;
 mod reader;
 mod record;
+mod samples;
 mod stored;
 mod sync;
 mod table;
@@ -68,6 +70,7 @@ pub(crate) use line::Line;
 pub use pool::SlotCache;
 pub use reader::Reader;
 pub use record::{CopiedSessions, RECORD_LEN, SessionRecord};
+pub use samples::{Observed, Segment};
 pub use stored::Stored;
 pub use table::{Insert, SESSIONS_MAX, SessionTable, TableError};
 pub(crate) use tcp::is_opening;

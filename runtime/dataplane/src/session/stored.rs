@@ -16,7 +16,8 @@ use crate::{BackendId, NextHop, PortId, SourceId, Tick};
 pub struct Stored {
     /// Address, in the order of the wire ([`wire_words`]).
     pub(super) client: [u64; 2],
-    /// Source address (8 bits), [`MOVING`] (1), backend (23), client port (16), service port (16).
+    /// Source address (8 bits), [`MOVING`] (1), [`SAMPLED`] (1), backend (22), client port (16), service port
+    /// (16).
     pub(super) endpoints: u64,
     /// Version (32 bits; odd is live), source port (16), UDP or not (1), worker (7), TCP state (8).
     pub(super) state: u64,
@@ -33,7 +34,7 @@ impl Stored {
     pub(super) fn new(session: &Session, version: u32) -> Self {
         debug_assert!(
             session.backend.0 <= BACKEND_BITS,
-            "a backend id has 23 bits"
+            "a backend id has 22 bits"
         );
         let far = u32::from(session.source.0) << 24 | session.backend.0 & BACKEND_BITS;
         let kind = u16::from_be_bytes([origin(session), session.tcp.bits()]);
@@ -236,10 +237,12 @@ impl HopBits {
 }
 
 /// The bits of a backend id in a line.
-const BACKEND_BITS: u32 = 0x007f_ffff;
+const BACKEND_BITS: u32 = 0x003f_ffff;
 /// In the endpoints: a move of the return hop waits for the server. The fast path takes it for a part of the
 /// backend's id, finds no such backend and leaves the packet to the general path.
 pub(super) const MOVING: u64 = 1 << 55;
+/// Like [`MOVING`]: the session is sampled.
+pub(super) const SAMPLED: u64 = 1 << 54;
 
 /// Marks the origin of a UDP session; the bits below it are the worker's number.
 const UDP: u8 = 1 << 7;
@@ -263,7 +266,7 @@ fn hop_word(route: HopBits, hop: NextHop) -> u64 {
     u64::from_be_bytes([route.0, hop.port.0, a, b, c, d, e, f])
 }
 
-/// The backend's id, above all others if a move of the return hop waits.
+/// The backend's id, above all others if the general path is to see the session's packets.
 #[inline(always)]
 pub(super) const fn steady_backend_of(endpoints: u64) -> BackendId {
     BackendId(high(endpoints) & 0x00ff_ffff)

@@ -15,10 +15,13 @@ use super::line::Line;
 use super::memory::allocate;
 use super::pool::{Pool, SlotCache};
 use super::reader::Reader;
+use super::samples::Samples;
+use super::stored::{MOVING, SAMPLED};
 use super::sync::{Arc, AtomicUsize, Ordering, Stripes};
 use super::words::{high, low};
 use super::{
-    Candidate, Direction, FlowHash, Removed, Session, SessionRef, Stored, TcpState, Tuple,
+    Candidate, Direction, FlowHash, Observed, Removed, Segment, Session, SessionRef, Stored,
+    TcpState, Tuple,
 };
 use crate::{NextHop, Now, Tick};
 
@@ -61,6 +64,7 @@ pub struct SessionTable {
     server_sequences: ServerSequences,
     draws: Draws,
     hop_moves: HopMoves,
+    samples: Samples,
     /// An insert holds those of its two tuples' hashes.
     tuple_locks: Stripes,
     /// By slot: held while a return hop is written and while a session is removed.
@@ -104,6 +108,7 @@ impl SessionTable {
             server_sequences: ServerSequences::new(sessions_max).map_err(no_memory)?,
             draws: Draws::new(seed),
             hop_moves: HopMoves::new(),
+            samples: Samples::new(),
             tuple_locks: Stripes::new(),
             slot_locks: Stripes::new(),
             pool: Arc::new(Pool::new(slots)),
@@ -308,7 +313,7 @@ impl SessionTable {
         let _lock = self.slot_locks.lock(at.slot as usize);
         if let Some(line) = self.line(at) {
             self.hop_moves.note(at, to);
-            line.set_moving(true);
+            line.set_flag(MOVING, true);
         }
     }
 
@@ -316,7 +321,20 @@ impl SessionTable {
     #[inline]
     #[must_use]
     pub fn is_hop_moving(&self, at: SessionRef) -> bool {
-        self.line(at).is_some_and(Line::is_moving)
+        self.has_flag(at, MOVING)
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn is_sampled(&self, at: SessionRef) -> bool {
+        self.has_flag(at, SAMPLED)
+    }
+
+    /// Whether one of the two holds, so that no packet of the session may take the fast path.
+    #[inline]
+    #[must_use]
+    pub fn is_watched(&self, at: SessionRef) -> bool {
+        self.has_flag(at, MOVING | SAMPLED)
     }
 
     /// Replaces the return hop if the packet that asked for it fits a packet of the server, which ends at
@@ -331,7 +349,54 @@ impl SessionTable {
             Judged::Moves(to) => line.set_hop(to.hop, &to.tags),
             Judged::Stays => {}
         }
-        line.set_moving(false);
+        line.set_flag(MOVING, false);
+    }
+
+    /// Of so many new TCP sessions of a backend one is sampled from now on: looked at until it ends, or for a
+    /// few hundred segments. 0 for none, as at first.
+    pub fn set_sampling(&self, each: u32) {
+        self.samples.set_each(each);
+    }
+
+    /// Samples a session that has just been opened, if it is one of those: `before` others of its backend
+    /// came before it.
+    #[inline]
+    pub(crate) fn begin_sample(&self, at: SessionRef, before: u64) {
+        if self.samples.takes(before) {
+            self.watch_sample(at);
+        }
+    }
+
+    #[cold]
+    fn watch_sample(&self, at: SessionRef) {
+        let _lock = self.slot_locks.lock(at.slot as usize);
+        if let Some(line) = self.line(at) {
+            self.samples.begin(at);
+            line.set_flag(SAMPLED, true);
+        }
+    }
+
+    /// Whether this is a sampled session's first SYN-ACK.
+    pub(crate) fn sample_connect(&self, at: SessionRef) -> bool {
+        self.samples.connect(at)
+    }
+
+    /// What a sampled session's segment shows.
+    pub(crate) fn observe(
+        &self,
+        at: SessionRef,
+        direction: Direction,
+        segment: Segment,
+        now: Now,
+    ) -> Observed {
+        let observed = self.samples.observe(at, direction, segment, now.micros());
+        if observed.is_last {
+            let _lock = self.slot_locks.lock(at.slot as usize);
+            if let Some(line) = self.line(at) {
+                line.set_flag(SAMPLED, false);
+            }
+        }
+        observed
     }
 
     /// Applies `f` to the TCP state and returns the states before and after; `None` if the session has ended.
@@ -389,6 +454,7 @@ impl SessionTable {
             + self.capacity() * size_of::<u32>()
             + 2 * Stripes::memory_bytes()
             + HopMoves::memory_bytes()
+            + Samples::memory_bytes()
     }
 
     pub(super) fn cursors(&self) -> &Cursors {
@@ -399,6 +465,11 @@ impl SessionTable {
     #[must_use]
     pub fn slots_taken(&self) -> usize {
         self.pool.taken()
+    }
+
+    #[inline]
+    fn has_flag(&self, at: SessionRef, flags: u64) -> bool {
+        self.line(at).is_some_and(|line| line.has_flag(flags))
     }
 
     fn slots(&self) -> u32 {

@@ -36,6 +36,7 @@ mod ranges;
 mod records;
 mod reject;
 mod return_path;
+mod samples;
 mod sessions;
 mod shares;
 mod source_nat;

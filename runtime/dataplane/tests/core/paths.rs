@@ -97,6 +97,9 @@ impl Pair {
             }
             world
         });
+        // The fast path leaves sampled sessions alone.
+        let sampling = random.one(&[0, 0, 1, 3]) as u32;
+        worlds[0].shared.sessions.set_sampling(sampling);
         Self {
             worlds,
             tags: random.one(&[TAGS[0], TAGS[0], TAGS[1], TAGS[2]]),

@@ -349,7 +349,9 @@ impl World {
                 SessionTable::new(settings.sessions_max, [1, 2, 3, 4]).expect("it is small"),
             ),
             next_hops: Arc::new(HopTable::new(backends_max)),
-            gauges: Arc::new(Gauges::new(backends_max, settings.workers)),
+            gauges: Arc::new(
+                Gauges::new(backends_max, settings.workers).with_services(backends_max),
+            ),
             fragments: Arc::new(FragmentTable::new(settings.fragments, [9, 10, 11, 12])),
             direct: Arc::new(DirectFlows::new(1024)),
             source_rates: Arc::new(SourceRates::new([13, 14, 15, 16])),

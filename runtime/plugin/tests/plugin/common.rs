@@ -119,7 +119,9 @@ pub(crate) fn all_calls(policy: &mut dyn Policy, round: u64) {
 pub(crate) fn inherit(new: &mut dyn Policy, old: &mut dyn Policy, backends: u32) {
     let gauges = Gauges::new(backends as usize, 1);
     for id in 0..backends {
-        (0..id).for_each(|_| gauges.begin(0, BackendId(id), Phase::Established));
+        for _ in 0..id {
+            gauges.begin(0, BackendId(id), Phase::Established);
+        }
     }
     let context = TickContext {
         now: Now::from_start(Duration::from_secs(1)),

@@ -7,12 +7,13 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use waxwing_dataplane::counters::SessionCounts;
+use waxwing_dataplane::counters::{SAMPLED_TIME_UNIT_US, SessionCounts};
 use waxwing_dataplane::{Backend, BackendId, DropReason, ServiceId, Snapshot};
 
 use super::text::{Labels, Page};
 use crate::admin::filter::ServiceFilter;
 use crate::admin::report::Reporter;
+use crate::admin::status::SampledStatus;
 use crate::config;
 use crate::health::{BackendHealth, CheckState, Debounced, HealthState};
 use crate::network::hop_state::HopState;
@@ -56,6 +57,33 @@ const DIRECTIONS: [(&str, Traffic); 2] = [
     ("reply", |it| [it.reply.packets, it.reply.bytes]),
 ];
 
+/// A counter of sampled TCP sessions: its name after `waxwing_service_sampled_` or
+/// `waxwing_backend_sampled_`, its help, and its value.
+type SampledRow = (&'static str, &'static str, fn(&SampledStatus) -> u64);
+
+const SAMPLED: [SampledRow; 4] = [
+    (
+        "sessions",
+        "Sampled TCP sessions with data in this direction.",
+        |it| it.sessions,
+    ),
+    (
+        "segments",
+        "Segments with data in sampled TCP sessions.",
+        |it| it.segments,
+    ),
+    (
+        "resent_segments",
+        "Segments of those whose data had passed here before: they were retransmitted.",
+        |it| it.resent,
+    ),
+    (
+        "stuck_sessions",
+        "Sampled TCP sessions in which a large packet was sent four times and never acknowledged.",
+        |it| it.stuck,
+    ),
+];
+
 /// Why packets are dropped whose service is known.
 const SERVICE_DROPS: &[DropReason] = &[
     DropReason::Malformed,
@@ -89,6 +117,7 @@ struct Counted {
 
 struct ServiceRow<'a> {
     counted: Counted,
+    id: ServiceId,
     drops: Drops,
     entry: &'a config::Service,
     takes_new: usize,
@@ -148,11 +177,41 @@ pub(super) fn write(
             family.sample_by(&row.counted.labels, ("reason", reason.label()), count)?;
         }
     }
+    write_times(reporter, &services, page)?;
     module_values(reporter, view, filter, page)?;
     let backends = backend_rows(reporter, view, filter);
     let counted: Vec<&Counted> = backends.iter().map(|row| &row.counted).collect();
     write_counted("backend", &counted, page)?;
     write_backends(reporter, &backends, page)
+}
+
+/// Writes how long sampled sessions took.
+fn write_times(
+    reporter: &Reporter,
+    services: &[ServiceRow<'_>],
+    page: &mut Page<'_>,
+) -> io::Result<()> {
+    let times = services
+        .iter()
+        .map(|row| (&row.counted.labels, reporter.gauges.samples().times(row.id)));
+    let times: Vec<_> = times.collect();
+    let unit = f64::from(SAMPLED_TIME_UNIT_US);
+    let mut family = page.histogram(
+        "waxwing_service_connect_seconds",
+        "Time from SYN to SYN-ACK in sampled sessions; the sum is up to a quarter too high.",
+    )?;
+    for (labels, times) in &times {
+        family.times(labels, &times.connect, unit)?;
+    }
+    let mut family = page.histogram(
+        "waxwing_service_first_byte_seconds",
+        "Time from the client's first data to the server's in sampled TCP sessions; the sum is up to a \
+         quarter too high.",
+    )?;
+    for (labels, times) in &times {
+        family.times(labels, &times.first_byte, unit)?;
+    }
+    Ok(())
 }
 
 /// Writes what services and backends have in common.
@@ -178,6 +237,21 @@ fn write_counted(what: &str, rows: &[&Counted], page: &mut Page<'_>) -> io::Resu
                 family.sample_by(&row.labels, ("direction", direction), count)?;
             }
         }
+    }
+    for (name, help, value) in SAMPLED {
+        let mut family = page.counter(&format!("waxwing_{what}_sampled_{name}_total"), help)?;
+        for row in rows {
+            for ((direction, _), sampled) in DIRECTIONS.iter().zip(&row.totals.sampled) {
+                family.sample_by(&row.labels, ("direction", direction), value(sampled))?;
+            }
+        }
+    }
+    let mut family = page.counter(
+        &format!("waxwing_{what}_sampled_given_up_total"),
+        "Sampled TCP sessions whose client had sent data and ended before the server's first data.",
+    )?;
+    for row in rows {
+        family.sample(&row.labels, row.totals.sampled[0].given_up)?;
     }
     let name = format!("waxwing_{what}_sessions");
     let mut family = page.gauge(&name, "Sessions in the table, by state.")?;
@@ -232,6 +306,15 @@ fn write_backends(reporter: &Reporter, rows: &[BackendRow], page: &mut Page<'_>)
     )?;
     for row in rows {
         let us = reporter.gauges.latency_us(row.id);
+        family.sample(&row.counted.labels, f64::from(us) * 1e-6)?;
+    }
+    let mut family = page.gauge(
+        "waxwing_backend_first_byte_seconds",
+        "Time from the client's first data to the server's, as a moving average over sampled TCP sessions; \
+         0 if not measured.",
+    )?;
+    for row in rows {
+        let us = reporter.gauges.samples().first_byte_us(row.id);
         family.sample(&row.counted.labels, f64::from(us) * 1e-6)?;
     }
     let checks = || rows.iter().flat_map(|row| &row.checks);
@@ -314,6 +397,7 @@ fn service_rows<'a>(
                 totals: totals.get(&service.name).copied().unwrap_or_default(),
                 sessions: sessions.get(&service.id).copied().unwrap_or_default(),
             },
+            id: service.id,
             drops: drops.get(&service.name).copied().unwrap_or_default(),
             entry,
             takes_new: backends.filter(|it| it.takes_new()).count(),

@@ -16,6 +16,7 @@ use waxwing_plugin::CanaryRules;
 
 use crate::network::return_routes::ReturnPlan;
 
+use super::added::AddedBackends;
 use super::named_key;
 use super::names::remedy;
 use super::problem::{Located, Problem, Severity, SourceText, Span};
@@ -38,6 +39,8 @@ pub struct Config {
     pub services_max: usize,
     /// Maximum backends over all services, including removed ones that still have sessions.
     pub backends_max: usize,
+    /// Of so many new TCP sessions of a backend one is sampled; 0: none.
+    pub sample_sessions: u32,
     /// Key of the client hash that policies see.
     pub cluster_key: ClusterKey,
     /// One mode for all ports, because their sockets share one memory area.
@@ -64,6 +67,8 @@ pub struct Config {
     pub source_nat: Vec<SourceNat>,
     /// In file order.
     pub services: Vec<Service>,
+    /// The backends of its services that are not in the file.
+    pub(crate) added: AddedBackends,
     /// Services without a valid required value, which has a placeholder. None in a config that is valid.
     pub(super) incomplete: Vec<Service>,
     pub(super) source: Arc<SourceText>,

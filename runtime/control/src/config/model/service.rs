@@ -24,6 +24,8 @@ pub struct Service {
     pub policy: Located<Arc<str>>,
     /// The module's config: a JSON object.
     pub policy_config: Located<Arc<str>>,
+    /// Whether its policy gives the backends other shares than their weights on purpose.
+    pub uneven: bool,
     /// What to do with a TCP packet of an unknown connection that does not open one.
     pub mid_stream: MidStream,
     /// Whether a server's reply without a session opens one; where the key is, if so.
@@ -59,6 +61,8 @@ pub struct Backend {
     pub backup: bool,
     /// Where its checks differ from those of the service.
     pub health: CheckOverride,
+    /// Whether an operator added it while the balancer ran.
+    pub is_added: bool,
 }
 
 impl Backend {

@@ -18,6 +18,7 @@ use waxwing_dataplane::SourceLimit;
 use waxwing_dataplane::model::Faces;
 use waxwing_plugin::CanaryRules;
 
+use super::added::AddedBackends;
 use super::model::{
     ClusterKey, Config, Mode, Poll, Port, ReturnPath, Rings, Unserved, Workers, ZeroCopy,
 };
@@ -89,6 +90,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
     let sessions_max = root.integer(&schema::SESSIONS_MAX, 1..=1 << 27, problems);
     let services_max = root.integer(&schema::SERVICES_MAX, 1..=1 << 16, problems);
     let backends_max = root.integer(&schema::BACKENDS_MAX, 1..=1 << 20, problems);
+    let sample_sessions = root.integer(&schema::SAMPLE_SESSIONS, 0..=1_000_000, problems);
     let routes_max = root.integer(&schema::ROUTES_MAX, 1..=1 << 21, problems);
     let cluster_key = root.parsed(&schema::CLUSTER_KEY, problems, values::key_128);
     let default_mode = Located::new(Mode::default(), Span::default());
@@ -101,6 +103,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         sessions_max: or(sessions_max, 1_000_000),
         services_max: or(services_max, 1 << 10),
         backends_max: or(backends_max, 1 << 14),
+        sample_sessions: or(sample_sessions, 64),
         cluster_key: or_default(cluster_key.map(|key| key.map(ClusterKey))),
         zero_copy: or_default(root.choice(&schema::ZERO_COPY, &ZERO_COPY, problems)),
         poll: or_default(root.choice(&schema::POLL, &POLL, problems)),
@@ -117,6 +120,7 @@ fn config(entries: &DeTable<'_>, problems: &mut Problems) -> Config {
         ports: ports(root, problems),
         source_nat: source_nat::read(root, problems),
         services,
+        added: AddedBackends::default(),
         incomplete,
         source: Arc::clone(&problems.source),
     }

@@ -41,6 +41,15 @@ pub(super) fn read(root: &Table<'_, '_>, problems: &mut Problems) -> (Vec<Servic
     (complete, incomplete)
 }
 
+/// The shipped policies that give backends other shares than their weights on purpose.
+const UNEVEN_POLICIES: [&str; 5] = [
+    "client_limit",
+    "failover",
+    "overflow",
+    "percent_split",
+    "subnet",
+];
+
 /// Reads every key, to report all problems.
 ///
 /// # Errors
@@ -53,6 +62,7 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Result<Service, Se
     let protocol = table.choice(&schema::PROTOCOL, &PROTOCOL, problems);
     let policy = table.parsed(&schema::POLICY, problems, values::name);
     let policy_config = table.json(&schema::POLICY_CONFIG, problems);
+    let uneven = table.boolean(&schema::UNEVEN, problems);
     let mid_stream = table.choice(&schema::MID_STREAM, &MID_STREAM, problems);
     if let (Some(mid_stream), Some(Protocol::Udp)) = (mid_stream, protocol.map(|p| p.value)) {
         let text = "`mid_stream` has no effect on UDP, which has no connections; remove it";
@@ -74,7 +84,9 @@ fn service(table: &Table<'_, '_>, problems: &mut Problems) -> Result<Service, Se
         && ports.is_some()
         && protocol.is_some()
         && policy.is_some();
+    let is_uneven = |policy: &Located<String>| UNEVEN_POLICIES.contains(&&*policy.value);
     let service = Service {
+        uneven: or(uneven, policy.as_ref().is_some_and(is_uneven)),
         name: or_at(table, name.map(|name| name.map(Arc::from)), || {
             format!("in line {}", problems.line(table.span)).into()
         }),
@@ -174,6 +186,7 @@ fn backend(
         tag: or_default(tag),
         backup: or_default(backup),
         health,
+        is_added: false,
     })
 }
 

@@ -17,6 +17,7 @@
 //!
 //! A worker that does not acknowledge in time delays the rules and the next change, nothing else.
 
+pub(crate) mod added;
 pub(crate) mod checks;
 mod draft;
 mod network;
@@ -234,6 +235,7 @@ impl Controller {
         self.counters
             .restart_new(&self.snapshot, &draft.snapshot, &self.shared.gauges);
         self.resolver.set_return_plan(config.return_plan());
+        self.shared.sessions.set_sampling(config.sample_sessions);
         self.config = config;
         self.catalog = catalog;
         self.snapshot = Arc::clone(&draft.snapshot);

@@ -115,19 +115,40 @@ impl Controller {
     }
 
     async fn try_reload(&mut self) -> Result<ReloadStatus, ReloadError> {
-        let reading = Config::read_file(self.config.source().path())?;
+        let added = self.config.added.clone();
+        let reading = Config::read_file_with(self.config.source().path(), |_| added)?;
         let (config, warnings) = self.checked(reading).await?;
+        let before = Arc::clone(&self.config);
+        let done = self.take_effect(config, &warnings).await?;
+        self.loaded_at = SystemTime::now();
+        // The file may have some of them now.
+        if self.config.added != before.added
+            && let Err(error) = self.config.added.keep()
+        {
+            tracing::warn!("the added backends cannot be kept: {error}");
+        }
+        Ok(done)
+    }
+
+    /// Puts a checked config into effect. Returns what changed.
+    ///
+    /// # Errors
+    /// The running one stays.
+    pub(super) async fn take_effect(
+        &mut self,
+        config: Config,
+        warnings: &[Problem],
+    ) -> Result<ReloadStatus, ReloadError> {
         // So that the ids of removed backends without sessions are free for this config.
         self.drop_retired().await;
         let changes = Changes::between(&self.config, &config);
         let touched = self.sessions_of(&changes.removed);
         self.publish(Arc::new(config)).await?;
-        self.loaded_at = SystemTime::now();
         let generation = self.snapshot.generation;
         let sessions = if touched == 1 { "session" } else { "sessions" };
         Ok(ReloadStatus {
             changes: format!("generation {generation}: {changes}, {touched} {sessions} touched"),
-            warnings: texts(&warnings),
+            warnings: texts(warnings),
             ..ReloadStatus::default()
         })
     }
@@ -137,7 +158,8 @@ impl Controller {
     /// # Errors
     /// Everything that is wrong with it.
     pub(crate) async fn validate(&mut self, text: &str) -> Result<ReloadStatus, ReloadError> {
-        let reading = Config::read(text, self.config.source().path());
+        let added = self.config.added.clone();
+        let reading = Config::read_with(text, self.config.source().path(), |_| added);
         let (config, warnings) = self.checked(reading).await?;
         Ok(ReloadStatus {
             changes: Changes::between(&self.config, &config).to_string(),
@@ -180,7 +202,7 @@ impl Controller {
     }
 
     /// Checks a config against this machine, the modules, and what only a start may change.
-    async fn checked(
+    pub(super) async fn checked(
         &mut self,
         mut reading: ParsedConfig,
     ) -> Result<(Config, Vec<Problem>), ReloadError> {
