@@ -8,13 +8,15 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use waxwing_control::admin::ports::{AttachedPorts as _, GivenPorts};
 use waxwing_control::restart::upgrade::difference;
-use waxwing_xdp::{Attached, Options, PortOptions};
+use waxwing_xdp::{Attached, Options, PortOptions, WorkerSockets, XdpError};
 
 use crate::attached::SharedAttached;
 use crate::service_manager::{Kept, ServiceManager};
@@ -85,6 +87,27 @@ pub(crate) fn take(
             tracing::warn!("what the service manager has kept is not used: {error:#}");
             forgotten.context("the service manager does not close what it has kept")?;
             Ok(None)
+        }
+    }
+}
+
+/// How long a process that the service manager is just starting may have copies of what that has closed:
+/// until it runs its own program.
+const COPIED_MAX: Duration = Duration::from_secs(2);
+
+/// Attaches to the ports. If they `were_kept`, something may hold them on for a moment.
+pub(crate) fn attach(
+    were_kept: bool,
+    ports: &[PortOptions],
+    options: &Options,
+) -> Result<(Attached, Vec<WorkerSockets>), XdpError> {
+    let deadline = Instant::now() + COPIED_MAX;
+    loop {
+        match waxwing_xdp::attach(ports, options) {
+            Err(XdpError::Occupied { .. }) if were_kept && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
         }
     }
 }

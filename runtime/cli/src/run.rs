@@ -179,6 +179,7 @@ fn serve(
         modules: &modules,
         metrics: &mut metrics,
         manager: &manager,
+        were_kept: !kept.is_empty(),
         kept: &mut kept,
     };
     let begun = runtime.block_on(async {
@@ -233,6 +234,8 @@ struct Parts<'a> {
     manager: &'a Arc<ServiceManager>,
     /// What the service manager has kept of an earlier process of the service.
     kept: &'a mut Vec<Kept>,
+    /// Whether that was something.
+    were_kept: bool,
 }
 
 /// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place;
@@ -339,7 +342,7 @@ fn attach(
     let (attached, sockets) = match kept_ports::take(kept_ports, (ports, options), parts.manager)? {
         Some((attached, given)) => (attached, Sockets::Kept(given)),
         None => {
-            let (attached, sockets) = waxwing_xdp::attach(ports, options)?;
+            let (attached, sockets) = kept_ports::attach(parts.were_kept, ports, options)?;
             attached.reports().iter().for_each(log_port);
             (attached, Sockets::Own(sockets))
         }

@@ -142,6 +142,24 @@ impl Manager {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Copies what is kept, as a process gets it that the manager is just starting, until the manager closes
+    /// it and a little longer.
+    fn copy_until_closed(&self) -> Result<()> {
+        let copies = self.kept();
+        let copies = copies.iter().flatten().map(|(_, it)| it.try_clone());
+        let copies: Vec<OwnedFd> = copies.collect::<std::io::Result<_>>()?;
+        let store = Arc::clone(&self.store);
+        thread::spawn(move || {
+            let is_empty = |store: &Store| store.iter().all(BTreeMap::is_empty);
+            while !is_empty(&store.lock().unwrap_or_else(PoisonError::into_inner)) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            thread::sleep(Duration::from_millis(300));
+            drop(copies);
+        });
+        Ok(())
+    }
+
     /// Starts a stopped balancer with what is kept, all of which is kept on.
     fn start_again(&self, waxwing: &mut Waxwing<'_>) -> Result<()> {
         let launcher = [
@@ -392,6 +410,7 @@ fn what_does_not_fit_is_closed_first() -> Result<()> {
     let mut waxwing = Waxwing::start_under(&topology, &config, &["env", &manager.variable])?;
     stop(&mut waxwing)?;
     waxwing.write_config(&(config.to_toml()? + "\n[rings]\nsize = 1024\n"))?;
+    manager.copy_until_closed()?;
     manager.start_again(&mut waxwing)?;
     waxwing.wait_log("is not used: its rings.size: 2048; the new one's: 1024")?;
     ensure!(
