@@ -122,6 +122,9 @@ pub(crate) fn build(libraries: &Libraries) -> Result<PathBuf, String> {
             .env(format!("CARGO_TARGET_{upper}_RUSTFLAGS"), native.join(" "))
             .env(format!("CC_{lower}"), "aarch64-linux-gnu-gcc")
             .env(format!("AR_{lower}"), "aarch64-linux-gnu-ar")
+            // libxdp's build puts its XDP programs into objects by these.
+            .env("LD", "aarch64-linux-gnu-ld")
+            .env("OBJCOPY", "aarch64-linux-gnu-objcopy")
             // Of the C libraries, of the XDP programs, which clang compiles, and of their bindings.
             .env("CPATH", [&[compiler], &include[..]].concat().join(":"))
             .env("PKG_CONFIG_ALLOW_CROSS", "1")

@@ -35,13 +35,46 @@ pub(crate) struct Vetted {
     pub(crate) outcomes: Outcomes,
 }
 
-/// Vets a build on its services.
+/// How often a build is tried whose calls take too long.
+const TRIES: usize = 3;
+
+/// Why a build was not vetted.
+struct Failed {
+    error: ModuleError,
+    /// A call ran past its time budget.
+    is_overrun: bool,
+}
+
+impl From<ModuleError> for Failed {
+    fn from(error: ModuleError) -> Self {
+        let is_overrun = false;
+        Self { error, is_overrun }
+    }
+}
+
+/// Vets a build on its services. On a busy machine the kernel may interrupt a call so often that its time is
+/// over: a build is refused for that only if it happens each time.
 pub(crate) fn vet(
     engine: &Engine,
     module: &Arc<CompiledModule>,
     services: &[ServiceBinding],
     recent_flows: &RecentFlows,
 ) -> Result<Vetted, ModuleError> {
+    for _ in 1..TRIES {
+        match vet_once(engine, module, services, recent_flows) {
+            Err(failed) if failed.is_overrun => {}
+            outcome => return outcome.map_err(|failed| failed.error),
+        }
+    }
+    vet_once(engine, module, services, recent_flows).map_err(|failed| failed.error)
+}
+
+fn vet_once(
+    engine: &Engine,
+    module: &Arc<CompiledModule>,
+    services: &[ServiceBinding],
+    recent_flows: &RecentFlows,
+) -> Result<Vetted, Failed> {
     let services = &services[..services.len().min(SERVICES_MAX)];
     let reports = Arc::new(Mutex::new(Vec::<FaultReport>::new()));
     let sink = Arc::clone(&reports);
@@ -71,7 +104,10 @@ pub(crate) fn vet(
             let report = lock(&reports).pop();
             let why = report.map_or_else(|| format!("{fault:?}"), |report| report.text);
             let service = service.name.to_string();
-            return Err(Refusal::Vetting { service, why }.of(module.label()));
+            return Err(Failed {
+                error: Refusal::Vetting { service, why }.of(module.label()),
+                is_overrun: fault == PolicyFault::Overrun,
+            });
         }
     }
     if module.info.saves {
