@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::unistd::User;
+use waxwing_tests::process::retry;
 use waxwing_tests::topology::VIP4;
 use waxwing_tests::waxwing::Copy;
 use waxwing_tests::{Config, Layout, Process, Topology, Waxwing, modules};
@@ -70,7 +71,8 @@ fn keeps_only_the_rights_that_it_uses(user: Option<&str>) -> Result<()> {
     topology.replug_back()?;
     wait_problem(&waxwing, None)?;
     wait_web(&waxwing, ["up"; 3])?;
-    assert_served(&topology, VIP4)?;
+    // It may not have seen yet that the port was made again.
+    retry(Duration::from_secs(20), || assert_served(&topology, VIP4))?;
 
     let before = waxwing.status()?.module_hash(NAME).map(str::to_owned);
     waxwing.drop_in("own.wasm", &modules::compile(second)?, Copy::Atomic)?;

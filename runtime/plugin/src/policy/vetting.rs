@@ -111,7 +111,7 @@ fn vet_once(
         }
     }
     if module.info.saves {
-        let states = save(&mut policy).map_err(|refusal| refusal.of(module.label()))?;
+        let states = save(&mut policy, module)?;
         owner.saved = Some(Arc::new(states));
         try_bind(engine, module, &owner, services)?;
     }
@@ -126,17 +126,24 @@ fn vet_once(
 }
 
 /// Has an instance save all its services.
-fn save(policy: &mut WasmPolicy) -> Result<SavedStates, Refusal> {
+fn save(policy: &mut WasmPolicy, module: &CompiledModule) -> Result<SavedStates, Failed> {
     let mut states = Vec::new();
     for at in 0..policy.hosted.len() {
         let name = Arc::clone(&policy.hosted[at].name);
-        let refusal = |why: String| Refusal::Vetting {
-            service: name.to_string(),
-            why,
+        let failed = |why: String, is_overrun| {
+            let service = name.to_string();
+            let error = Refusal::Vetting { service, why }.of(module.label());
+            Failed { error, is_overrun }
         };
         let state = match policy.save(at, 0) {
-            Ok(state) => state.transpose().map_err(refusal)?,
-            Err(failure) => return Err(refusal(format!("waxwing_save: {}", failure.text))),
+            Ok(state) => state.transpose().map_err(|why| failed(why, false))?,
+            Err(failure) => {
+                let is_overrun = failure.fault == PolicyFault::Overrun;
+                return Err(failed(
+                    format!("waxwing_save: {}", failure.text),
+                    is_overrun,
+                ));
+            }
         };
         if let Some(state) = state {
             states.push(SavedState {

@@ -41,12 +41,26 @@ pub(super) fn read(root: &Table<'_, '_>, problems: &mut Problems) -> (Vec<Servic
     (complete, incomplete)
 }
 
-/// The shipped policies that give backends other shares than their weights on purpose.
-const UNEVEN_POLICIES: [&str; 5] = [
+/// The shipped policies that do not go by weights alone: by load, by the client, or in groups.
+const UNEVEN_POLICIES: &[&str] = &[
     "client_limit",
+    "destination_hash",
+    "dns_name",
     "failover",
+    "least_connections",
+    "least_latency",
+    "least_signal",
+    "maglev",
+    "never_queue",
     "overflow",
     "percent_split",
+    "power_of_two",
+    "quic_connection_id",
+    "rendezvous",
+    "ring_hash",
+    "shortest_expected_delay",
+    "source_hash",
+    "sticky_source",
     "subnet",
 ];
 
