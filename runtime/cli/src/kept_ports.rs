@@ -95,16 +95,16 @@ pub(crate) fn take(
 /// until it runs its own program.
 const COPIED_MAX: Duration = Duration::from_secs(2);
 
-/// Attaches to the ports. If they `were_kept`, something may hold them on for a moment.
+/// Attaches to the ports. If another process had them just before, something may hold them on for a moment.
 pub(crate) fn attach(
-    were_kept: bool,
+    held_before: bool,
     ports: &[PortOptions],
     options: &Options,
 ) -> Result<(Attached, Vec<WorkerSockets>), XdpError> {
     let deadline = Instant::now() + COPIED_MAX;
     loop {
         match waxwing_xdp::attach(ports, options) {
-            Err(XdpError::Occupied { .. }) if were_kept && Instant::now() < deadline => {
+            Err(XdpError::Occupied { .. }) if held_before && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(20));
             }
             outcome => return outcome,

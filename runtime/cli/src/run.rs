@@ -179,7 +179,7 @@ fn serve(
         modules: &modules,
         metrics: &mut metrics,
         manager: &manager,
-        were_kept: !kept.is_empty(),
+        held_before: !kept.is_empty(),
         kept: &mut kept,
     };
     let begun = runtime.block_on(async {
@@ -212,7 +212,10 @@ fn serve(
         Some(successor) => manager.succeeded_by(successor.pid),
         None => {
             manager.stopping();
-            if let Err(error) = kept_ports::keep(&attached, &manager) {
+            // After a worker's panic its ports are not whole.
+            if outcome.is_ok()
+                && let Err(error) = kept_ports::keep(&attached, &manager)
+            {
                 tracing::warn!("the service manager does not keep the ports: {error}");
             }
         }
@@ -234,8 +237,8 @@ struct Parts<'a> {
     manager: &'a Arc<ServiceManager>,
     /// What the service manager has kept of an earlier process of the service.
     kept: &'a mut Vec<Kept>,
-    /// Whether that was something.
-    were_kept: bool,
+    /// Whether the ports were another process's a moment ago.
+    held_before: bool,
 }
 
 /// Like [`begin`]. If the process that was to be taken over ends meanwhile, this one starts in its place;
@@ -249,6 +252,8 @@ async fn begin_or_follow(
     match begin(path, log, &mut parts, (start, started)).await {
         Err(error) if error.is::<Unusable>() || is_broken_off(&error) => {
             tracing::warn!("{error:#}; starts in its place");
+            // The kernel may take a moment to detach what the other process had.
+            parts.held_before = true;
             begin(path, log, &mut parts, (Start::Fresh, started)).await
         }
         begun => begun,
@@ -342,7 +347,7 @@ fn attach(
     let (attached, sockets) = match kept_ports::take(kept_ports, (ports, options), parts.manager)? {
         Some((attached, given)) => (attached, Sockets::Kept(given)),
         None => {
-            let (attached, sockets) = kept_ports::attach(parts.were_kept, ports, options)?;
+            let (attached, sockets) = kept_ports::attach(parts.held_before, ports, options)?;
             attached.reports().iter().for_each(log_port);
             (attached, Sockets::Own(sockets))
         }
